@@ -1,0 +1,74 @@
+"""Every error that is raised at run time, in one tree.
+
+    TmrlError
+    ├── SchemaError           a sample, or a space, that no fixed-size row can hold      (ValueError)
+    ├── BadSampleError        what arrived does not fit the memory's schema              (ValueError)
+    ├── EmptyMemoryError      a draw from a memory that holds too few transitions        (ValueError)
+    ├── EvictedRowError       an id of a row that the ring no longer holds               (LookupError)
+    ├── IntegrityError        bytes that changed between the worker and the batch        (AssertionError)
+    ├── DatasetError          a dataset that cannot be read                              (ValueError)
+    │   └── UnsafePickleError a pickle that names anything but arrays and containers
+    ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
+    └── StalledError          a wait that outlasted its limit                            (TimeoutError)
+
+A wrong argument of a function or a constructor is a plain `ValueError` or `TypeError`.
+"""
+
+__all__ = [
+    "BadSampleError",
+    "DatasetError",
+    "EmptyMemoryError",
+    "EvictedRowError",
+    "IntegrityError",
+    "PolicyError",
+    "SchemaError",
+    "StalledError",
+    "TmrlError",
+    "UnsafePickleError",
+]
+
+
+class TmrlError(Exception):
+    """The root of this package's run-time errors."""
+
+
+class SchemaError(TmrlError, ValueError):
+    """A sample or a space holds something that no fixed-size row can hold; the message says the remedy."""
+
+
+class BadSampleError(TmrlError, ValueError):
+    """What arrived was refused as a whole, and the memory is as it was.
+
+    The message names the worker, the field, what was expected and what was found.
+    """
+
+
+class EmptyMemoryError(TmrlError, ValueError):
+    """A draw from a memory that holds no transition that can be drawn."""
+
+
+class EvictedRowError(TmrlError, LookupError):
+    """A row was asked for by an id that the ring no longer holds, or does not hold yet."""
+
+
+class IntegrityError(TmrlError, AssertionError):
+    """CRC debugging found that a transition differs from the one its worker saw.
+
+    It is an `AssertionError` too, because code written for the documented interface may catch that.
+    """
+
+
+class DatasetError(TmrlError, ValueError):
+    """A dataset that cannot be read, with the reason and the remedy."""
+
+
+class UnsafePickleError(DatasetError):
+    """A pickle names more than arrays, scalars and builtin containers; nothing was run."""
+
+
+class PolicyError(TmrlError, ValueError):
+    """A policy file that cannot be read, or that could only be read by running what it holds."""
+
+
+class StalledError(TmrlError, TimeoutError):
+    """A wait outlasted its limit; the message says what was awaited, from whom and since when."""

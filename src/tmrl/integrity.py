@@ -1,0 +1,96 @@
+"""Exact checksums of transitions, for CRC debugging from the worker's eyes to the batch.
+
+One CRC32 per leaf, over the leaf's dtype, shape and raw bytes, after the declared casts (rewards and flags
+are float32) and before any compressor. The worker puts them into the sample's `info["crc"]`:
+
+    {"worker": "robot-1", "episode": 3, "step": 1041, "fields": {"prev_obs/speed": 0x1c291ca3, ...}}
+
+and the memory computes them anew from what it is about to hand out. A reset sample has only its `obs` leaves.
+"""
+
+from functools import lru_cache
+from typing import Any, TypedDict
+from zlib import crc32
+
+import numpy as np
+
+from tmrl.errors import IntegrityError
+from tmrl.nest import flatten, leaf_names
+
+
+class CrcRecord(TypedDict):
+    """What a worker in CRC mode puts into `info["crc"]`."""
+
+    worker: str
+    episode: int
+    step: int
+    fields: dict[str, int]
+
+
+@lru_cache(maxsize=1024)
+def crc_seed(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """CRC32 of a leaf's dtype and shape, with which the CRC32 of its bytes goes on."""
+    return crc32(f"{dtype.name}{shape}".encode())
+
+
+def leaf_crc(leaf: Any) -> int:
+    """CRC32 of one array or number: its dtype, its shape and its bytes in C order."""
+    array = np.asarray(leaf)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return crc32(array.tobytes(), crc_seed(array.dtype, array.shape))
+
+
+def nest_crcs(prefix: str, nest: Any) -> dict[str, int]:
+    """CRC32 of every leaf of a nest, by leaf name."""
+    leaves, treespec = flatten(nest)
+    return {name: leaf_crc(leaf) for name, leaf in zip(leaf_names(prefix, treespec), leaves, strict=True)}
+
+
+def transition_crcs(
+    prev_obs: Any, act: Any, obs: Any, rew: Any, terminated: Any, truncated: Any
+) -> dict[str, int]:
+    """CRC32 of every leaf of a transition, by leaf name; rewards and flags as float32."""
+    fields = nest_crcs("prev_obs", prev_obs) | nest_crcs("act", act) | nest_crcs("obs", obs)
+    fields["rew"] = leaf_crc(np.float32(rew))
+    fields["terminated"] = leaf_crc(np.float32(terminated))
+    fields["truncated"] = leaf_crc(np.float32(truncated))
+    return fields
+
+
+def check_transition(
+    info: Any, prev_obs: Any, act: Any, obs: Any, rew: Any, terminated: Any, truncated: Any
+) -> None:
+    """Compares one transition with the checksums that its worker put into `info["crc"]`.
+
+    Raises:
+        IntegrityError: There are none, or a leaf differs; the message names leaf, worker, episode and step.
+    """
+    record = crc_record(info)
+    found = transition_crcs(prev_obs, act, obs, rew, terminated, truncated)
+    expected = record["fields"]
+    if found != expected:
+        names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+        raise IntegrityError(mismatch(names, record["worker"], record["episode"], record["step"]))
+
+
+def crc_record(info: Any) -> CrcRecord:
+    """The checksums in a sample's info.
+
+    Raises:
+        IntegrityError: There are none, because the worker was not in CRC mode.
+    """
+    if not isinstance(info, dict) or "crc" not in info:
+        raise IntegrityError(
+            'a sample carries no info["crc"]: its worker was not in CRC mode; give RolloutWorker '
+            "crc_debug=True too, and keep the info in the sample_compressor"
+        )
+    return info["crc"]  # pyright: ignore[reportUnknownVariableType]
+
+
+def mismatch(names: list[str], worker: str, episode: int, step: int) -> str:
+    """The message for leaves whose bytes are not the ones that the worker saw."""
+    return (
+        f"{', '.join(names)} of step {step} (episode {episode}) of worker {worker!r} is not what the worker "
+        "saw: the checksum differs; a sample_compressor, get_transition or something between changed it"
+    )

@@ -1,0 +1,20 @@
+"""The documented home of `Buffer`, `RolloutWorker` and `Trainer`."""
+
+from typing import TYPE_CHECKING
+
+from tmrl.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tmrl.buffer import Buffer as Buffer
+    from tmrl.networking.trainer import Trainer as Trainer
+    from tmrl.worker import RolloutWorker as RolloutWorker
+
+__all__ = ["Buffer", "RolloutWorker", "Trainer"]
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Buffer": "tmrl.buffer",
+        "RolloutWorker": "tmrl.worker",
+        "Trainer": "tmrl.networking.trainer",
+    },
+)

@@ -1,0 +1,129 @@
+"""The vocabulary: what a worker produces, what a memory hands out, what a transition is.
+
+A worker emits one *sample* per `env.reset()` and one per `env.step()`:
+
+    (act, obs, rew, terminated, truncated, info)        `act` is the action that led to `obs`
+
+Two consecutive samples of one episode make one *transition*. An episode of L steps is L + 1 samples, the
+final observation among them. A sample that knows where it comes from is a `Sample`: the same tuple, with a
+`Stamp`. The stamp rides on the tuple itself, so that no surgery on a list of samples can separate the two.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, SupportsIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+SAMPLE_FIELDS = ("act", "obs", "rew", "terminated", "truncated", "info")
+TRANSITION_FIELDS = ("prev_obs", "new_act", "rew", "new_obs", "terminated", "truncated")
+
+
+class Stamp(NamedTuple):
+    """Where a sample stands in its stream."""
+
+    worker: str
+    """Name of the worker, unique among those that feed one memory."""
+    epoch: int
+    """One life of the worker; a restarted worker has another epoch. A stream is named (worker, epoch)."""
+    step: int
+    """Number of the sample in its stream, counting from 0 without holes, resets included."""
+    episode: int
+    """Number of the episode in its stream, counting from 0."""
+    episode_step: int
+    """Number of the sample in its episode; 0 is the reset sample."""
+    source: str = "online"
+    """Label of where the data come from: `online`, `demo`, `intervention`, ..."""
+
+
+class Sample(tuple[Any, ...]):
+    """A sample tuple that carries its `stamp`; equal to, and usable as, the plain tuple."""
+
+    stamp: Stamp
+
+    def __new__(cls, values: "Iterable[Any]", stamp: Stamp) -> Self:
+        """Makes a stamped sample of the six `values`; a compressor may have made them any number."""
+        self = super().__new__(cls, values)
+        self.stamp = stamp
+        return self
+
+    def __getnewargs__(self) -> "tuple[tuple[Any, ...], Stamp]":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(self), self.stamp
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """One finished episode, as its worker saw it."""
+
+    worker: str
+    """Name of the worker."""
+    episode_return: float
+    """Undiscounted sum of the episode's rewards."""
+    length: int
+    """Number of steps, the reset not counted."""
+    is_test: bool
+    """Whether the policy acted as in deployment, and nothing was collected."""
+    policy_version: int = 0
+    """Number of policies the worker had received when the episode ended."""
+
+
+class _Six(NamedTuple):
+    prev_obs: Any
+    new_act: Any
+    rew: Any
+    new_obs: Any
+    terminated: Any
+    truncated: Any
+
+
+def _no_ids() -> "NDArray[np.int64]":
+    import numpy as np
+
+    return np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class BatchExtras:
+    """What a batch says about itself beside the six."""
+
+    ids: "NDArray[np.int64]" = field(default_factory=_no_ids)
+    weights: Any = None
+    info: "Mapping[str, Any]" = field(default_factory=dict[str, Any])
+
+
+class Batch(_Six):
+    """A tuple of exactly six, `(prev_obs, new_act, rew, new_obs, terminated, truncated)`, with attributes.
+
+    Observations and actions are nested as the environment's and have the batch as first dimension; `rew`,
+    `terminated` and `truncated` are float32 of shape `(B,)`. The batch is the caller's: the memory never
+    writes to it again, and it never aliases what was appended.
+    """
+
+    extras: BatchExtras
+
+    def __new__(cls, six: "Iterable[Any]", extras: BatchExtras | None = None) -> Self:
+        """Makes a batch of the `six` parts."""
+        self = super().__new__(cls, *six)
+        self.extras = BatchExtras() if extras is None else extras
+        return self
+
+    @property
+    def ids(self) -> "NDArray[np.int64]":
+        """`(B,)` int64 row ids of the anchors, in the order of the batch; never reused by the memory."""
+        return self.extras.ids
+
+    @property
+    def weights(self) -> Any:
+        """`(B,)` float32 importance weights on the batch's device; ones unless the sampler weighs."""
+        return self.extras.weights
+
+    @property
+    def info(self) -> "Mapping[str, Any]":
+        """Entry of `info_keys` to a tensor `(B, ...)`: what the step that led to `new_obs` reported."""
+        return self.extras.info
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> "tuple[Any, ...]":
+        return Batch, (tuple(self), self.extras)
