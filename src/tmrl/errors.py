@@ -6,6 +6,7 @@
     ├── EmptyMemoryError      a draw from a memory that holds too few transitions        (ValueError)
     ├── EvictedRowError       an id of a row that the ring no longer holds               (LookupError)
     ├── IntegrityError        bytes that changed between the worker and the batch        (AssertionError)
+    ├── ContractError         a memory that breaks the documented interface              (AssertionError)
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
@@ -16,6 +17,7 @@ A wrong argument of a function or a constructor is a plain `ValueError` or `Type
 
 __all__ = [
     "BadSampleError",
+    "ContractError",
     "DatasetError",
     "EmptyMemoryError",
     "EvictedRowError",
@@ -56,6 +58,19 @@ class IntegrityError(TmrlError, AssertionError):
 
     It is an `AssertionError` too, because code written for the documented interface may catch that.
     """
+
+
+class ContractError(TmrlError, AssertionError):
+    """`tmrl.testing.check_memory` found that a memory breaks the documented interface.
+
+    Attributes:
+        findings: What breaks it, one sentence each.
+    """
+
+    def __init__(self, name: str, findings: list[str]) -> None:
+        self.findings = tuple(findings)
+        listed = "".join(f"\n- {finding}" for finding in findings)
+        super().__init__(f"{name} breaks the interface of tmrl.memory.Memory:{listed}")
 
 
 class DatasetError(TmrlError, ValueError):

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from tmrl.errors import IntegrityError
-from tmrl.nest import flatten, leaf_names
+from tmrl.nest import as_array, flatten, leaf_names
 
 
 class CrcRecord(TypedDict):
@@ -28,17 +28,16 @@ class CrcRecord(TypedDict):
 
 
 @lru_cache(maxsize=1024)
-def crc_seed(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+def crc_seed(dtype_name: str, shape: tuple[int, ...]) -> int:
     """CRC32 of a leaf's dtype and shape, with which the CRC32 of its bytes goes on."""
-    return crc32(f"{dtype.name}{shape}".encode())
+    return crc32(f"{dtype_name}{shape}".encode())
 
 
 def leaf_crc(leaf: Any) -> int:
     """CRC32 of one array or number: its dtype, its shape and its bytes in C order."""
-    array = np.asarray(leaf)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return crc32(array.tobytes(), crc_seed(array.dtype, array.shape))
+    array, is_bfloat16 = as_array(leaf)
+    name = "bfloat16" if is_bfloat16 else array.dtype.name
+    return crc32(array.tobytes(), crc_seed(name, array.shape))
 
 
 def nest_crcs(prefix: str, nest: Any) -> dict[str, int]:

@@ -4,10 +4,13 @@ A nest is any combination of dicts, tuples, namedtuples and lists with arrays or
 named by the path that leads to it, in the manner of a JSON pointer (RFC 6901): `obs`, `obs/camera/0`.
 """
 
+import sys
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import optree
+from numpy.typing import NDArray
 from optree import PyTreeSpec
 
 
@@ -30,3 +33,18 @@ def leaf_names(prefix: str, treespec: PyTreeSpec) -> tuple[str, ...]:
         parts = (getattr(entry, "field", entry.entry) for entry in accessor)
         names.append("/".join([prefix, *(str(part).replace("~", "~0").replace("/", "~1") for part in parts)]))
     return tuple(names)
+
+
+def as_array(value: Any) -> tuple[NDArray[Any], bool]:
+    """An array, number or CPU tensor as a NumPy array of native byte order, and whether it is bfloat16.
+
+    The array shares memory with the value where it can; a bfloat16 comes as its bits in uint16.
+    """
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        # The value is a tensor, so torch is loaded; this module must not be the one that loads it.
+        torch = sys.modules["torch"]
+        return value.detach().cpu().contiguous().view(torch.uint16).numpy(), True
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype.name == "bfloat16":
+        return array.view(np.uint16), True
+    return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), False

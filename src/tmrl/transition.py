@@ -10,7 +10,7 @@ final observation among them. A sample that knows where it comes from is a `Samp
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,17 +79,19 @@ class _Six(NamedTuple):
     truncated: Any
 
 
-def _no_ids() -> "NDArray[np.int64]":
-    import numpy as np
+class RowIds(Protocol):
+    """Row ids that are computed when they are asked for."""
 
-    return np.empty(0, np.int64)
+    def ids(self) -> "NDArray[np.int64]":
+        """`(B,)` int64 row ids of the anchors."""
+        ...
 
 
 @dataclass(slots=True)
 class BatchExtras:
     """What a batch says about itself beside the six."""
 
-    ids: "NDArray[np.int64]" = field(default_factory=_no_ids)
+    rows: RowIds
     weights: Any = None
     info: "Mapping[str, Any]" = field(default_factory=dict[str, Any])
 
@@ -104,25 +106,27 @@ class Batch(_Six):
 
     extras: BatchExtras
 
-    def __new__(cls, six: "Iterable[Any]", extras: BatchExtras | None = None) -> Self:
+    def __new__(cls, six: "Iterable[Any]", extras: BatchExtras) -> Self:
         """Makes a batch of the `six` parts."""
         self = super().__new__(cls, *six)
-        self.extras = BatchExtras() if extras is None else extras
+        self.extras = extras
         return self
 
     @property
     def ids(self) -> "NDArray[np.int64]":
         """`(B,)` int64 row ids of the anchors, in the order of the batch; never reused by the memory."""
-        return self.extras.ids
+        return self.extras.rows.ids()
 
     @property
     def weights(self) -> Any:
         """`(B,)` float32 importance weights on the batch's device; ones unless the sampler weighs."""
+        if self.extras.weights is None:
+            self.extras.weights = self.rew.new_ones(self.rew.shape)
         return self.extras.weights
 
     @property
     def info(self) -> "Mapping[str, Any]":
-        """Entry of `info_keys` to a tensor `(B, ...)`: what the step that led to `new_obs` reported."""
+        """Entry of `info_keys` to a nest of tensors `(B, ...)`: what the step that led to `new_obs` said."""
         return self.extras.info
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> "tuple[Any, ...]":

@@ -1,0 +1,159 @@
+"""docs/benchmarks.md: the numbers of one run, and the ratios to reach, a miss shown like a hit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from results import Results
+from workloads import WORKLOADS
+
+OURS = "tmrl"
+SHARE_OF_FASTEST_PEER = {"W1": 0.40, "W2": 0.75, "W3": 0.40, "W4": 0.75}
+MULTIPLE_OF_LIMIT = 1.6
+
+INTRODUCTION = """\
+# Benchmarks
+
+`make bench` measures everything on this page in one run and writes it. The contenders take turns (A B C,
+B C A, ...), so that a disturbance of the machine hits all of them alike, and each number is a median. Every
+memory is full and has begun to overwrite itself; every contender is first checked to hand out what it was
+given. A batch is six torch tensors on the CPU, held until the next one exists, as a training loop does.
+
+*limit* draws anchors and gathers their two packed rows into one block that it uses again and again, by
+`np.take` and by `torch.index_select`, the faster of which counts: no tensors, no checks, no episodes.
+
+Where a peer has two modes, both run and the faster one counts. TorchRL's `LazyMemmapStorage` is left out: it
+was never faster than its `LazyTensorStorage`. Stable-Baselines3 merges the two flags, so its batch is five
+tensors. Its `optimize_memory_usage` and Tianshou's `ignore_obs_next` hand out a wrong last observation of an
+episode; they count all the same.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One number to reach."""
+
+    name: str
+    found: float
+    bound: float
+    unit: str = ""
+    at_least: bool = False
+
+    @property
+    def is_reached(self) -> bool:
+        return self.found >= self.bound if self.at_least else self.found <= self.bound
+
+    @property
+    def cells(self) -> list[str]:
+        sign = "at least" if self.at_least else "at most"
+        verdict = "reached" if self.is_reached else "**not reached**"
+        return [self.name, f"{self.found:,.3g}{self.unit}", f"{sign} {self.bound:,.3g}{self.unit}", verdict]
+
+
+def page(results: Results) -> str:
+    """The whole page, in Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    parts = [INTRODUCTION, f"{results.date}; {results.machine}; {versions}.\n"]
+    parts += ["## To reach\n", _table(["", "found", "to reach", ""], [t.cells for t in targets(results)])]
+    parts += [*_sampling(results), *_appending(results), *_memory(results), *_pipeline(results)]
+    return "\n".join(parts)
+
+
+def targets(results: Results) -> list[Target]:
+    """What this project sets out to reach, as far as the run measured it."""
+    return [*_sampling_targets(results), *_append_targets(results), *_other_targets(results)]
+
+
+def fastest_peer(seconds: dict[str, float]) -> str:
+    """The contender that is neither ours nor the limit and took least time."""
+    peers = (name for name in seconds if name != OURS and not _is_limit(name))
+    return min(peers, key=seconds.__getitem__)
+
+
+def _is_limit(name: str) -> bool:
+    return name.startswith("limit")
+
+
+def _sampling_targets(results: Results) -> Iterator[Target]:
+    for workload, by_batch in results.sampling.items():
+        for batch_size, seconds in by_batch.items():
+            peer = fastest_peer(seconds)
+            share = seconds[OURS] / seconds[peer]
+            name = f"{workload}, batch of {batch_size}: time over that of the fastest peer ({peer})"
+            if batch_size == 32:
+                yield Target(name, share, 0.999)
+            if batch_size == 256:
+                yield Target(name, share, SHARE_OF_FASTEST_PEER[workload])
+            if batch_size >= 256:
+                name = f"{workload}, batch of {batch_size}: time over that of the limit"
+                limit = min(seconds[gather] for gather in seconds if _is_limit(gather))
+                yield Target(name, seconds[OURS] / limit, MULTIPLE_OF_LIMIT)
+
+
+def _append_targets(results: Results) -> Iterator[Target]:
+    for kind, seconds in results.appending.items():
+        if kind.startswith("1,000"):
+            yield Target(f"append {kind}: samples per second", 1 / seconds["full"], 1e6, at_least=True)
+        else:
+            yield Target(f"append {kind}: Buffers per second", 1 / seconds["full"], 50e3, at_least=True)
+        yield Target(f"append {kind}: full over empty memory", seconds["full"] / seconds["empty"], 1.2)
+
+
+def _other_targets(results: Results) -> Iterator[Target]:
+    for workload, sizes in results.memory.items():
+        one, five = sizes["after one capacity"], sizes["after five capacities"]
+        yield Target(f"{workload}: resident memory", five / 1e6, sizes["allowed"] / 1e6, " MB")
+        yield Target(f"{workload}: resident memory after five capacities over after one", five / one, 1.01)
+    if results.training:
+        sampling, training = results.training["sampling"], results.training["training"]
+        yield Target(
+            "share of sampling in a SAC update on Pendulum", 100 * sampling / (sampling + training), 3, " %"
+        )
+    if results.crc is not None:
+        yield Target("W1 in CRC mode, batch of 256", 1e3 * results.crc, 2, " ms")
+
+
+def _sampling(results: Results) -> Iterator[str]:
+    for workload, by_batch in results.sampling.items():
+        yield f"## Sampling {workload}: {WORKLOADS[workload].summary}\n"
+        yield f"{WORKLOADS[workload].capacity:,} transitions; microseconds per batch.\n"
+        names = sorted(by_batch[256], key=by_batch[256].__getitem__)
+        rows = [[name, *(f"{1e6 * seconds[name]:,.1f}" for seconds in by_batch.values())] for name in names]
+        yield _table(["batch of", *map(str, by_batch)], rows)
+
+
+def _appending(results: Results) -> Iterator[str]:
+    if results.appending:
+        yield "## Appending to W1\n"
+        yield "Microseconds per sample, all checks included.\n"
+        rows = [
+            [kind, *(f"{1e6 * seconds[state]:.2f}" for state in ("empty", "full"))]
+            for kind, seconds in results.appending.items()
+        ]
+        yield _table(["Buffer of", "empty memory", "full memory"], rows)
+
+
+def _memory(results: Results) -> Iterator[str]:
+    if results.memory:
+        yield "## Resident memory\n"
+        yield "Megabytes. *Allowed* is the payload stored once, 32 bytes a row and 50 MB.\n"
+        header = list(next(iter(results.memory.values())))
+        rows = [
+            [name, *(f"{sizes[key] / 1e6:,.0f}" for key in header)] for name, sizes in results.memory.items()
+        ]
+        yield _table(["", *header], rows)
+
+
+def _pipeline(results: Results) -> Iterator[str]:
+    if results.training and results.crc is not None:
+        rows = [
+            ["SAC on Pendulum: draw a batch of 256", f"{1e6 * results.training['sampling']:,.0f}"],
+            ["SAC on Pendulum: train on it", f"{1e6 * results.training['training']:,.0f}"],
+            ["W1 in CRC mode: draw a batch of 256 and verify it", f"{1e6 * results.crc:,.0f}"],
+        ]
+        yield "## End to end\n"
+        yield _table(["", "microseconds"], rows)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,96 @@
+"""Everything one run measures."""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import bench_append
+import bench_memory
+import bench_pipeline
+import bench_sampling
+from workloads import WORKLOADS, Workload
+
+PACKAGES = (
+    "tmrl-memory",
+    "torch",
+    "numpy",
+    "cpprb",
+    "stable_baselines3",
+    "tianshou",
+    "torchrl",
+    "tensordict",
+)
+
+
+@dataclass(slots=True)
+class Results:
+    """What was measured: seconds and bytes."""
+
+    machine: str
+    date: str
+    versions: dict[str, str]
+    sampling: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    """Workload to batch size to contender to seconds per batch."""
+    appending: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Kind of Buffer to state of the memory to seconds per sample, on W1."""
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Workload to bytes."""
+    crc: float | None = None
+    """Seconds per checked batch of 256, on W1."""
+    training: dict[str, float] = field(default_factory=dict)
+    """Seconds of sampling and of training per update."""
+
+
+def measure(only: str | None, *, is_quick: bool) -> Results:
+    """Runs the sampling of one workload, or everything."""
+    rounds = 7 if is_quick else 21
+    results = Results(_machine(), datetime.now(UTC).date().isoformat(), _versions())
+    for name in [only] if only else WORKLOADS:
+        workload = _sized(name, is_quick)
+        _say(f"sampling from {workload.capacity:,} transitions of {name}: {workload.summary}")
+        results.sampling[name] = bench_sampling.measure(workload, rounds)
+    if not only:
+        _measure_rest(results, is_quick)
+    return results
+
+
+def _measure_rest(results: Results, is_quick: bool) -> None:
+    _say("appending")
+    results.appending = bench_append.measure(_sized("W1", is_quick), rounds=200)
+    for name in ("W1", "W2"):
+        _say(f"resident memory of {name}")
+        results.memory[name] = bench_memory.measure(_sized(name, is_quick))
+    _say("CRC mode")
+    results.crc = bench_pipeline.measure_crc(WORKLOADS["W1"].with_capacity(50_000))
+    _say("share of sampling in training")
+    results.training = bench_pipeline.measure_training()
+
+
+def _sized(name: str, is_quick: bool) -> Workload:
+    workload = WORKLOADS[name]
+    return workload.with_capacity(workload.capacity // 50) if is_quick else workload
+
+
+def _machine() -> str:
+    system = f"{platform.system()} on {platform.machine()}"
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    cores = f"{os.cpu_count()} cores (load before the run: {load})"
+    return f"{cores}, {system}, Python {platform.python_version()}"
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

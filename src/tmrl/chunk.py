@@ -1,0 +1,158 @@
+"""Chunk: packed rows of one stream, in the order of their steps, without a hole.
+
+A Buffer may hold samples of several workers, in any order, after any surgery. `chunks_of` sorts them out: one
+chunk for each unbroken run of steps of one stream, packed together in one go.
+
+Where samples carry no stamp, the Buffer itself is the stream: its samples are consecutive, a sample after a
+done one is a reset, and the stream ends with the Buffer unless the caller says that it continues. Samples
+without a stamp among stamped ones break the streams around them: nobody knows what they replaced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.packing import Packer
+from tmrl.schema import Rows
+
+
+class Stream(NamedTuple):
+    """Name of an unbroken order of samples."""
+
+    worker: str
+    epoch: int
+
+
+PLAIN = Stream("unstamped", 0)
+"""The stream of samples without a stamp."""
+
+DEFAULT_SOURCE = "online"
+"""The label of samples for which nobody chose another, neither the worker nor the caller of `append`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of one stream, consecutive steps."""
+
+    rows: Rows
+    """The packed samples."""
+    starts: NDArray[np.bool_]
+    """Which rows begin an episode."""
+    episodes: NDArray[np.int64]
+    """Number of each row's episode in its stream; zeros where samples carry no stamp."""
+    stream: Stream
+    """Whose rows they are."""
+    first_step: int | None
+    """Number of the first row in its stream; None where samples carry no stamp."""
+    source: str
+    """Label of where the data come from."""
+    continues: bool
+    """Whether the first row may follow the newest row of its stream that the memory holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Which samples make a chunk."""
+
+    picks: list[int]
+    stream: Stream
+    first_step: int | None
+    source: str
+    continues: bool
+
+
+def chunks_of(
+    samples: Sequence[Any], packer: Packer, source: str = DEFAULT_SOURCE, continues: bool = False
+) -> list[Chunk]:
+    """Packs samples and sorts them into chunks.
+
+    Args:
+        samples: As in `Buffer.memory`; only read.
+        packer: What they are checked against; nothing is made of them unless all fit.
+        source: Label of samples that carry none, or the default one.
+        continues: Whether samples without a stamp go on where the last ones without a stamp ended.
+
+    Returns:
+        The chunks, streams in the order in which they first appear. Chunks share one block of rows.
+
+    Raises:
+        BadSampleError: A sample does not fit.
+        IntegrityError: In CRC mode, a sample carries no checksums.
+    """
+    rows = packer.pack(samples)
+    runs = _runs(samples, source, continues)
+    if len(runs) == 1:
+        return [_chunk(rows, samples, runs[0])]
+    order = [pick for run in runs for pick in run.picks]
+    rows = rows[order]
+    chunks: list[Chunk] = []
+    start = 0
+    for run in runs:
+        stop = start + len(run.picks)
+        chunks.append(_chunk(rows[start:stop], [samples[i] for i in run.picks], run))
+        start = stop
+    return chunks
+
+
+def _chunk(rows: Rows, samples: Sequence[Any], run: _Run) -> Chunk:
+    n = len(samples)
+    if run.first_step is None:
+        starts = np.fromiter((sample[0] is None for sample in samples), np.bool_, n)
+        starts[1:] |= rows["terminated"][:-1] | rows["truncated"][:-1]
+        episodes = np.zeros(n, np.int64)
+    else:
+        starts = np.fromiter((sample.stamp.episode_step == 0 for sample in samples), np.bool_, n)
+        episodes = np.fromiter((sample.stamp.episode for sample in samples), np.int64, n)
+    return Chunk(rows, starts, episodes, run.stream, run.first_step, run.source, run.continues)
+
+
+def _runs(samples: Sequence[Any], source: str, continues: bool) -> list[_Run]:
+    stamps = [getattr(sample, "stamp", None) for sample in samples]
+    if not any(stamps):
+        return _plain_runs(samples, range(len(samples)), source, continues)
+    groups: dict[Any, list[int]] = {}
+    section = 0
+    for index, stamp in enumerate(stamps):
+        if stamp is None:
+            if not index or stamps[index - 1] is not None:
+                section += 1
+            groups.setdefault(section, []).append(index)
+        else:
+            groups.setdefault((Stream(stamp.worker, stamp.epoch), section), []).append(index)
+    runs: list[_Run] = []
+    for key, picks in groups.items():
+        if isinstance(key, int):
+            runs += _plain_runs(samples, picks, source, continues=False)
+        else:
+            runs += _stamped_runs(stamps, picks, key[0], source, is_broken=key[1] > 0)
+    return runs
+
+
+def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[_Run]:
+    """One run, or several that follow each other where `info["source"]` changes."""
+    labels = [info.get("source", source) if type(info := samples[i][5]) is dict else source for i in picks]
+    cuts = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]] if len(set(labels)) > 1 else []
+    return [
+        _Run(list(picks[start:stop]), PLAIN, None, labels[start], continues or start > 0)
+        for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True)
+    ]
+
+
+def _stamped_runs(
+    stamps: Sequence[Any], picks: list[int], stream: Stream, source: str, is_broken: bool
+) -> list[_Run]:
+    """Runs of consecutive steps with one source label."""
+    runs: list[_Run] = []
+    follows: tuple[int, str] | None = None
+    for pick in picks:
+        stamp = stamps[pick]
+        label = source if stamp.source == DEFAULT_SOURCE else stamp.source
+        if (stamp.step, label) == follows:
+            runs[-1].picks.append(pick)
+        else:
+            runs.append(_Run([pick], stream, stamp.step, label, continues=bool(runs) or not is_broken))
+        follows = (stamp.step + 1, label)
+    return runs

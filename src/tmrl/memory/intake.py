@@ -1,0 +1,126 @@
+"""Intake: the door of a ready-made memory. Learns the schema from what arrives first, then packs by it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tmrl.chunk import Chunk, chunks_of
+from tmrl.packing import Packer, check_lengths, is_reset
+from tmrl.schema import Nest, Rows, Schema, example_from_space, infer_info
+
+MAX_WAITING = 1000
+
+
+class Intake:
+    """Turns samples into chunks of one schema.
+
+    The schema comes from the spaces, or from the first samples. A first Buffer may hold only reset samples,
+    which have no action: they wait, packed without one, until a sample shows what an action is.
+
+    Args:
+        observation_space: A gymnasium space, or None to take the layout from the first sample.
+        action_space: Likewise, from the first sample with an action.
+        info_keys: Entries of `info` to keep.
+        finite: Fields that must be finite, see `Packer`.
+        with_crc: Whether rows hold the worker's checksums.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        info_keys: Collection[str],
+        finite: Collection[str],
+        with_crc: bool,
+    ) -> None:
+        if isinstance(info_keys, str) or isinstance(finite, str):
+            raise TypeError('info_keys and finite must be tuples of names, as in ("success",), got a str')
+        self._obs = None if observation_space is None else _from_space("obs", observation_space)
+        self._act = None if action_space is None else _from_space("act", action_space)
+        self._info_keys = tuple(info_keys)
+        self._finite = tuple(finite)
+        self._with_crc = with_crc
+        self._packer: Packer | None = None
+        self._waiting: list[Chunk] = []
+
+    @property
+    def schema(self) -> Schema | None:
+        """The schema, once it is known."""
+        return None if self._packer is None else self._packer.schema
+
+    def chunks(self, samples: Sequence[Any], source: str, continues: bool) -> list[Chunk]:
+        """Checks and packs samples, as `chunks_of` does; an empty list while the schema is not yet known.
+
+        Raises:
+            BadSampleError: A sample does not fit.
+            SchemaError: A first sample shows something that no row can hold.
+            IntegrityError: In CRC mode, a sample carries no checksums.
+        """
+        if self._packer is not None:
+            return chunks_of(samples, self._packer, source, continues)
+        check_lengths(samples)
+        schema = self._infer(samples)
+        if schema is None:
+            self._wait(samples, source, continues)
+            return []
+        packer = Packer(schema, self._finite)
+        chunks = chunks_of(samples, packer, source, continues)
+        # Only now: a Buffer that was refused must not decide what the next ones have to look like.
+        self._packer = packer
+        earlier, self._waiting = [_widened(chunk, schema) for chunk in self._waiting], []
+        return earlier + chunks
+
+    def _infer(self, samples: Sequence[Any]) -> Schema | None:
+        obs = self._obs or Nest.infer("obs", samples[0][1])
+        act = self._infer_act(samples)
+        infos = [sample[5] for sample in samples]
+        nests = {key: infer_info(key, infos) for key in self._info_keys}
+        info = {key: nest for key, nest in nests.items() if nest is not None}
+        has_steps = not all(is_reset(samples, index) for index in range(len(samples)))
+        for key in nests.keys() - info.keys():
+            if has_steps:
+                raise_missing_info(key)
+        if act is None or len(info) < len(nests):
+            return None
+        return Schema(obs, act, info, self._with_crc)
+
+    def _infer_act(self, samples: Sequence[Any]) -> Nest | None:
+        if self._act is not None:
+            return self._act
+        act = next((sample[0] for sample in samples if sample[0] is not None), None)
+        return None if act is None else Nest.infer("act", act)
+
+    def _wait(self, samples: Sequence[Any], source: str, continues: bool) -> None:
+        """Packs reset samples as far as they go, which checks and copies them."""
+        obs = self._obs or Nest.infer("obs", samples[0][1])
+        partial = Schema(obs, self._infer_act(samples) or Nest.infer("act", ()))
+        finite = [name for name in self._finite if name.split("/")[0] in {"obs", "rew"}]
+        self._waiting += chunks_of(samples, Packer(partial, finite), source, continues)
+        self._obs = obs
+        del self._waiting[:-MAX_WAITING]
+
+
+def raise_missing_info(key: str) -> None:
+    """Reports an entry of `info_keys` that no sample has.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(
+        f"info_keys must name entries that every step's info has, but no sample of the first Buffer has "
+        f"{key!r}; leave it out, or have the environment report it at every step"
+    )
+
+
+def _from_space(name: str, space: Any) -> Nest:
+    return Nest.infer(name, example_from_space(name, space))
+
+
+def _widened(chunk: Chunk, schema: Schema) -> Chunk:
+    """The rows of a chunk that was packed without actions, in the full schema; the rest is zero."""
+    rows: Rows = np.zeros(len(chunk.rows), schema.row_dtype)
+    for name in chunk.rows.dtype.names or ():
+        rows[name] = chunk.rows[name]
+    return replace(chunk, rows=rows)

@@ -1,0 +1,313 @@
+"""ReplayMemory: a replay memory that is ready to use, exact, and as fast as the machine's memory.
+
+It wires the parts of this package together: the intake checks and packs what arrives, the store keeps rows
+and the links between them, a sampler draws ranks, and the hand-out cuts the batch from one block of gathered
+rows. One lock makes an append, and a draw with its gather, each happen at one instant.
+"""
+
+import logging
+import operator
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.buffer import Buffer
+from tmrl.chunk import DEFAULT_SOURCE
+from tmrl.errors import EmptyMemoryError, IntegrityError, TmrlError
+from tmrl.integrity import mismatch
+from tmrl.memory.base import SamplePreprocessor
+from tmrl.memory.blocks import Block
+from tmrl.memory.crc import BatchChecker
+from tmrl.memory.handout import HandOut, one_transition
+from tmrl.memory.intake import Intake
+from tmrl.memory.samplers import Uniform
+from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, Tally, percentile
+from tmrl.memory.store import Drawn, Store
+from tmrl.memory.torch_memory import TorchMemory
+from tmrl.packing import worker_of
+from tmrl.schema import Schema
+from tmrl.transition import Batch, BatchExtras
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = np.iinfo(np.int32).max
+
+
+@final
+class ReplayMemory(TorchMemory):
+    """A replay memory for any fixed-size observations, with each observation stored once.
+
+    Every transition that really happened and whose two rows are present can be drawn, with equal probability,
+    and no other. Appending and drawing from different threads is safe.
+
+    Args:
+        device: Where batches are handed out.
+        nb_steps: Number of batches that one iteration over the memory yields.
+        sample_preprocessor: Called with the six parts of every single transition drawn, returns the same six;
+            each transition then passes through python. Prefer `batch_preprocessor`.
+        memory_size: Most transitions to hold; may be a float such as `1e6`, and may be reassigned: growing
+            and shrinking keep the newest. The ring has one row more; each further episode or gap costs one.
+        batch_size: Number of transitions in a batch; may be reassigned.
+        dataset_path: Folder with a `data.pkl` in the columns (act, obs, rew, terminated, truncated, info) to
+            begin with, label `dataset`; `""` means none.
+        crc_debug: Whether every transition drawn is compared with the checksums that its worker put into its
+            `info`; the workers must be in CRC mode too.
+        seed: Of the draws; None takes one from the operating system.
+        observation_space: Gymnasium space of the observations; None takes the layout from the first sample.
+        action_space: Likewise of the actions.
+        info_keys: Entries of `info` to keep; every step must have them. They come back in `batch.info`.
+        batch_preprocessor: Called with each `Batch`, on its device, returns what `sample` is to return.
+        contiguous: Whether batches are dense copies; as a rule the views that they are otherwise are faster.
+        finite: Fields (`rew`, `act`, `obs`) or single leaves (`obs/speed`) that may hold no NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        device: Any = "cpu",
+        nb_steps: int = 1,
+        sample_preprocessor: SamplePreprocessor | None = None,
+        memory_size: float = 1_000_000,
+        batch_size: int = 256,
+        dataset_path: str | Path = "",
+        crc_debug: bool = False,
+        *,
+        seed: int | None = None,
+        observation_space: Any = None,
+        action_space: Any = None,
+        info_keys: Collection[str] = (),
+        batch_preprocessor: Callable[[Batch], Any] | None = None,
+        contiguous: bool = False,
+        finite: Collection[str] = ("rew", "act"),
+    ) -> None:
+        self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._tally = Tally()
+        self._intake = Intake(observation_space, action_space, info_keys, finite, crc_debug)
+        self._sampler = Uniform(np.random.default_rng(seed))
+        self._hand_out: HandOut | None = None
+        self._checker: BatchChecker | None = None
+        self._drawn: Drawn | None = None
+        self._draws = 0
+        self.batch_preprocessor = batch_preprocessor
+        self.contiguous = contiguous
+        super().__init__(
+            device, nb_steps, sample_preprocessor, memory_size, batch_size, dataset_path, crc_debug
+        )
+        if self.data:
+            self._append_columns()
+
+    # Appending
+
+    def append_buffer(
+        self, buffer: Buffer, *, source: str = DEFAULT_SOURCE, continues: bool = False
+    ) -> "ReplayMemory":
+        """Checks and stores the samples of a Buffer, all or none; nothing of them is aliased.
+
+        Args:
+            buffer: The samples, and nothing else, are read.
+            source: Label of where they come from, where they do not say so themselves.
+            continues: Whether samples without a stamp go on where the last ones without a stamp ended;
+                otherwise they form a stream of their own.
+
+        Raises:
+            BadSampleError: A sample does not fit; the memory is as it was.
+            SchemaError: The first samples show something that no row can hold.
+            IntegrityError: In CRC mode, a sample carries no checksums.
+        """
+        samples = buffer.memory
+        if not samples:
+            return self
+        with self._lock:
+            try:
+                chunks = self._intake.chunks(samples, source, continues)
+            except TmrlError:
+                self._count_refused(samples, source)
+                raise
+            if self._store is None and self._intake.schema is not None:
+                self._store = self._open_store(self._intake.schema)
+            for chunk in chunks:
+                self._opened().append(chunk)
+        return self
+
+    def _count_refused(self, samples: Sequence[Any], source: str) -> None:
+        for sample in samples:
+            self._tally.of(worker_of(sample), source).refused += 1
+
+    def _open_store(self, schema: Schema) -> Store:
+        store = Store(schema, self._capacity, self._tally)
+        logger.info(
+            "memory of %d transitions: %d bytes a row, %.1f MB when full",
+            self._capacity,
+            schema.row_dtype.itemsize,
+            store.bytes_full / 1e6,
+        )
+        return store
+
+    def _append_columns(self) -> None:
+        """Appends the columns of the documented dataset file, and lets the lists go."""
+        buffer = Buffer(maxlen=max(1, len(self.data[0])))
+        buffer.memory = list(zip(*self.data[:6], strict=True))
+        self.data = []
+        self.append_buffer(buffer, source="dataset")
+
+    # Drawing
+
+    def __len__(self) -> int:
+        """Number of transitions that can be drawn."""
+        return 0 if self._store is None else len(self._store.anchors)
+
+    def sample(self) -> Any:
+        """Draws a batch, uniform and with replacement.
+
+        Returns:
+            A `Batch`, or what the `batch_preprocessor` makes of it. It is the caller's: the memory never
+            writes to it again.
+
+        Raises:
+            EmptyMemoryError: The memory holds no transition.
+            IntegrityError: In CRC mode, a transition is not the one that its worker saw.
+        """
+        with self._lock:
+            batch = self._batch(self._draw_ranks())
+        return batch if self.batch_preprocessor is None else self.batch_preprocessor(batch)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The batch of chosen transitions, by the indices that `self[i]` takes; no `batch_preprocessor`.
+
+        Raises:
+            IndexError: There is no such transition.
+            IntegrityError: As in `sample`.
+        """
+        with self._lock:
+            return self._batch(np.array([self._rank(index) for index in indices], np.int64))
+
+    def sample_indices(self) -> list[int]:
+        """Draws `batch_size` indices, uniform and with replacement, from the memory's own generator.
+
+        Raises:
+            EmptyMemoryError: The memory holds no transition.
+        """
+        with self._lock:
+            return self._draw_ranks().tolist()
+
+    def get_transition(self, item: int) -> tuple[Any, Any, Any, Any, Any, Any, dict[str, Any]]:
+        """Returns transition `item`, 0 being the oldest, as copies in the dtypes that were appended.
+
+        Returns:
+            `(prev_obs, new_act, rew, new_obs, terminated, truncated, info)`; `rew` is `np.float32`, the flags
+            are bool, `info` has the entries that `info_keys` names, and in CRC mode the checksums.
+
+        Raises:
+            IndexError: There is no such transition.
+        """
+        with self._lock:
+            rank = self._rank(item)
+            store = self._opened()
+            drawn = store.draw(np.array([rank], np.int64))
+            previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
+            return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+
+    def _draw_ranks(self) -> NDArray[np.int64]:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        n = len(self)
+        if n == 0:
+            raise EmptyMemoryError(
+                f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
+            )
+        self._draws += self.batch_size
+        return self._sampler.draw(self.batch_size, n)
+
+    def _rank(self, index: int) -> int:
+        n = len(self)
+        rank = operator.index(index)
+        if not -n <= rank < n:
+            raise IndexError(f"transition {rank} is out of range: the memory holds {n}")
+        return rank % n
+
+    def _batch(self, ranks: NDArray[np.int64]) -> Batch:
+        store = self._opened()
+        self._drawn = drawn = store.draw(ranks)
+        block = store.gather(drawn)
+        loan = store.pool.lend(block)
+        if self.crc_debug:
+            self._check(store, drawn, block)
+        if self._hand_out is None or not self._hand_out.fits(len(ranks), self.device, self.contiguous):
+            self._hand_out = HandOut(store.schema, len(ranks), self.device, self.contiguous)
+        six, info = self._hand_out.six(block, loan)
+        if self.sample_preprocessor is not None:
+            six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
+        return Batch(six, BatchExtras(drawn, info=info))
+
+    def _check(self, store: Store, drawn: Drawn, block: Block) -> None:
+        if self._checker is None:
+            self._checker = BatchChecker(store.schema)
+        found = self._checker.check(block)
+        if found is not None:
+            window, names, episode, step = found
+            raise IntegrityError(mismatch(names, self._worker(store, drawn, window), episode, step))
+        self.crc_checked += len(drawn.pairs)
+
+    def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
+        return self._tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
+        return self._store
+
+    # Size and statistics
+
+    @property
+    def memory_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Most transitions to hold. Setting it resizes the memory and keeps the newest."""
+        return self._capacity
+
+    @memory_size.setter
+    def memory_size(self, size: float) -> None:
+        if not 1 <= size < MAX_ROWS:
+            raise ValueError(f"memory_size must be at least 1 and below {MAX_ROWS}, got {size}")
+        with self._lock:
+            self._capacity = int(size)
+            if self._store is not None:
+                self._store.resize(self._capacity)
+
+    @property
+    def schema(self) -> Schema | None:
+        """The layout of the rows; None until the first samples with an action."""
+        return None if self._store is None else self._store.schema
+
+    def stats(self) -> MemoryStats:
+        """What is in the memory, where it came from, and how old the newest batch was."""
+        with self._lock:
+            store, drawn, total = self._store, self._drawn, self._tally.total()
+            ids = np.empty(0, np.int64) if drawn is None else drawn.ids()
+            ages = np.empty(0) if drawn is None else (drawn.next - 1 - ids).astype(np.float64)
+            ages_s = np.empty(0) if store is None else store.times.ages_s(ids)
+            return MemoryStats(
+                transitions=len(self),
+                rows=0 if store is None else len(store.ring),
+                capacity=self._capacity,
+                bytes_now=0 if store is None else store.bytes_now,
+                bytes_full=0 if store is None else store.bytes_full,
+                appended=total.appended,
+                evicted=total.evicted,
+                refused=total.refused,
+                duplicates=total.duplicates,
+                gaps=total.gaps,
+                draws=self._draws,
+                crc_checked=self.crc_checked,
+                age_rows_p50=percentile(ages, 50),
+                age_rows_p95=percentile(ages, 95),
+                age_s_p50=percentile(ages_s, 50),
+                age_s_p95=percentile(ages_s, 95),
+                workers=self._tally.by(WORKER),
+                sources=self._tally.by(SOURCE),
+            )
+
+    def __repr__(self) -> str:
+        return f"ReplayMemory({len(self)} of {self._capacity} transitions, batch_size={self.batch_size})"

@@ -1,0 +1,39 @@
+"""Samplers: which transitions make a batch."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+BATCHES_AHEAD = 16
+"""Random numbers are drawn for this many batches at a time, because each call of the generator costs."""
+
+
+class Uniform:
+    """Every transition equally likely, with replacement.
+
+    Random *numbers* are drawn ahead, not indices: they are scaled by the number of transitions when a batch
+    is drawn, so that a transition appended just before can be in it.
+
+    Args:
+        rng: The source of randomness; the sampler is its only user.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._numbers = np.empty(0, np.float64)
+
+    def draw(self, batch_size: int, n_transitions: int) -> NDArray[np.int64]:
+        """Draws ranks.
+
+        Args:
+            batch_size: How many.
+            n_transitions: Number of transitions, at least 1.
+
+        Returns:
+            `(batch_size,)` int64 in `[0, n_transitions)`; rank 0 is the oldest transition.
+        """
+        if len(self._numbers) < batch_size:
+            fresh = self._rng.random(BATCHES_AHEAD * batch_size)
+            self._numbers = np.concatenate([self._numbers, fresh])
+        numbers, self._numbers = self._numbers[:batch_size], self._numbers[batch_size:]
+        # The product stays below n_transitions also after rounding: the largest number is 1 - 2**-53.
+        return (numbers * n_transitions).astype(np.int64)

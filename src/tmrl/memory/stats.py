@@ -1,0 +1,156 @@
+"""What is in a memory, where it came from, and how old what is drawn is."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIME_RESOLUTION_S = 0.05
+MAX_TIMES = 4096
+
+WORKER, SOURCE = 0, 1
+"""The parts of an origin."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to samples, since the memory was made."""
+
+    appended: int = 0
+    """Rows taken in."""
+    evicted: int = 0
+    """Rows that made room for newer ones."""
+    refused: int = 0
+    """Samples refused at the door, because one of their Buffer did not fit."""
+    duplicates: int = 0
+    """Samples dropped because their steps had been passed before: late, or sent twice."""
+    gaps: int = 0
+    """Steps that never arrived, as far as the numbers of those around them show."""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.appended + other.appended,
+            self.evicted + other.evicted,
+            self.refused + other.refused,
+            self.duplicates + other.duplicates,
+            self.gaps + other.gaps,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows in the memory now."""
+        return self.appended - self.evicted
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """A snapshot of a memory; counts since it was made, ages of the newest batch drawn."""
+
+    transitions: int
+    """Transitions that can be drawn: `len(memory)`."""
+    rows: int
+    """Rows held; each episode, and each gap, costs one more than it has transitions."""
+    capacity: int
+    """Most transitions: `memory_size`."""
+    bytes_now: int
+    """Bytes of the rows held and their index; 0 until the first Buffer."""
+    bytes_full: int
+    """Bytes of rows and index when full; 0 until the first Buffer."""
+    appended: int
+    evicted: int
+    refused: int
+    duplicates: int
+    gaps: int
+    draws: int
+    """Transitions drawn by `sample()`."""
+    crc_checked: int
+    """Transitions that CRC debugging has compared and found equal."""
+    age_rows_p50: float
+    """Median age of the newest batch, in rows appended since; NaN before the first."""
+    age_rows_p95: float
+    age_s_p50: float
+    """Median age of the newest batch, in seconds since its rows were appended; NaN before the first."""
+    age_s_p95: float
+    workers: dict[str, Counts] = field(default_factory=dict[str, Counts])
+    """Counts of each worker; samples without a stamp are those of `unstamped`."""
+    sources: dict[str, Counts] = field(default_factory=dict[str, Counts])
+    """Counts of each source label."""
+
+
+class Tally:
+    """Counts by origin, a (worker, source) pair with a small code that is kept beside each row."""
+
+    def __init__(self) -> None:
+        self.codes: dict[tuple[str, str], int] = {}
+        self.counts: list[Counts] = []
+
+    def code(self, worker: str, source: str) -> int:
+        """The code of an origin, new or known."""
+        code = self.codes.setdefault((worker, source), len(self.counts))
+        if code == len(self.counts):
+            self.counts.append(Counts())
+        return code
+
+    def of(self, worker: str, source: str) -> Counts:
+        """The counts of an origin, to be added to."""
+        return self.counts[self.code(worker, source)]
+
+    def worker(self, code: int) -> str:
+        """The worker with this code."""
+        return list(self.codes)[code][0]
+
+    def evict(self, codes: NDArray[np.int32]) -> None:
+        """Counts rows as evicted, by the codes of their origins."""
+        if len(codes) == 1:
+            self.counts[int(codes[0])].evicted += 1
+            return
+        for code, n in enumerate(np.bincount(codes).tolist()):
+            self.counts[code].evicted += n
+
+    def total(self) -> Counts:
+        """All origins together."""
+        return sum(self.counts, Counts())
+
+    def by(self, part: int) -> dict[str, Counts]:
+        """Counts by `WORKER` or by `SOURCE`."""
+        merged: dict[str, Counts] = {}
+        for origin, code in self.codes.items():
+            merged[origin[part]] = merged.get(origin[part], Counts()) + self.counts[code]
+        return merged
+
+
+class ArrivalTimes:
+    """When rows arrived, to within `TIME_RESOLUTION_S`, or coarser the longer the memory lives.
+
+    Args:
+        clock: Seconds; monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._first_ids: list[int] = []
+        self._times: list[float] = []
+
+    def note(self, first_id: int) -> None:
+        """Notes that rows from this id on arrive now."""
+        now = self.clock()
+        if self._times and now - self._times[-1] < TIME_RESOLUTION_S:
+            return
+        self._first_ids.append(first_id)
+        self._times.append(now)
+        if len(self._times) > MAX_TIMES:
+            self._first_ids, self._times = self._first_ids[::2], self._times[::2]
+
+    def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds since rows arrived."""
+        if not self._times:
+            return np.empty(0)
+        places = np.searchsorted(self._first_ids, ids, side="right") - 1
+        return self.clock() - np.asarray(self._times)[np.maximum(places, 0)]
+
+
+def percentile(values: NDArray[np.float64], q: float) -> float:
+    """The q-th percentile; NaN of nothing."""
+    return float(np.percentile(values, q)) if len(values) else float("nan")

@@ -1,0 +1,111 @@
+"""Store: ring, links and index of one schema wired together; rows go in as chunks and come out in blocks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.chunk import Chunk
+from tmrl.memory.anchors import Anchors, Pairs
+from tmrl.memory.blocks import Block, BlockPool
+from tmrl.memory.ring import Ring
+from tmrl.memory.stats import ArrivalTimes, Tally
+from tmrl.memory.streams import StreamTable
+from tmrl.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Which rows a batch was made of, so that their ids are computed only if somebody asks."""
+
+    pairs: Pairs
+    oldest: int
+    next: int
+    n_rows: int
+
+    def ids(self) -> NDArray[np.int64]:
+        """`(B,)` row ids of the anchors."""
+        return self.oldest + (self.pairs[:, 1].astype(np.int64) - self.oldest) % self.n_rows
+
+
+class Store:
+    """The rows of a memory and the transitions between them.
+
+    Args:
+        schema: The layout of the rows.
+        n_transitions: Most transitions to hold.
+        tally: Counts of where rows come from.
+    """
+
+    def __init__(self, schema: Schema, n_transitions: int, tally: Tally) -> None:
+        self.schema = schema
+        self.tally = tally
+        # A transition needs two rows: one row more than transitions, if all are of one episode.
+        self.ring = Ring(schema.row_dtype, n_transitions + 1)
+        self.anchors = Anchors(n_transitions + 1)
+        self.times = ArrivalTimes()
+        self._streams = StreamTable()
+        self.pool = BlockPool(schema.row_dtype)
+
+    @property
+    def bytes_full(self) -> int:
+        """Bytes of rows and index when full."""
+        return self.ring.n_bytes + self.anchors.n_bytes
+
+    @property
+    def bytes_now(self) -> int:
+        """Bytes of the rows held and their index."""
+        return self.bytes_full * len(self.ring) // self.ring.n_rows
+
+    def append(self, chunk: Chunk) -> None:
+        """Takes in the rows of a chunk that are new, evicting the oldest where there is no room."""
+        linked = self._streams.link(chunk, self.ring.next)
+        code = self.tally.code(chunk.stream.worker, chunk.source)
+        counts = self.tally.counts[code]
+        counts.duplicates += linked.duplicates
+        counts.gaps += linked.gap
+        n = len(linked.rows)
+        if n == 0:
+            return
+        counts.appended += n
+        counts.evicted += max(0, n - self.ring.n_rows)
+        self.times.note(self.ring.next)
+        self._evict(self.ring.make_room(n))
+        first_id = self.ring.next
+        if n == 1:
+            back = int(linked.back[0])
+            self.ring.write_one(linked.rows, back, code)
+            self.anchors.extend_one(first_id, back, self.ring.oldest)
+        else:
+            self.ring.write(linked.rows, linked.back, code)
+            self.anchors.extend(first_id, linked.back, self.ring.oldest)
+
+    def _evict(self, ids: range) -> None:
+        if not ids:
+            return
+        self.anchors.evict(ids)
+        if len(ids) == 1:
+            slot = ids.start % self.ring.n_rows
+            self.tally.evict(self.ring.origin[slot : slot + 1])
+        else:
+            self.tally.evict(self.ring.origin[np.arange(ids.start, ids.stop) % self.ring.n_rows])
+
+    def draw(self, ranks: NDArray[np.int64]) -> Drawn:
+        """Turns ranks of transitions into rows."""
+        return Drawn(self.anchors.pairs(ranks), self.ring.oldest, self.ring.next, self.ring.n_rows)
+
+    def gather(self, drawn: Drawn) -> Block:
+        """Copies the windows, `(previous row, anchor)` one after the other, into a block."""
+        block = self.pool.take(drawn.pairs.size)
+        block.fill(self.ring, drawn.pairs.reshape(-1))
+        return block
+
+    def resize(self, n_transitions: int) -> None:
+        """Changes the capacity, keeping the newest rows under the same ids."""
+        kept = min(len(self.ring), n_transitions + 1)
+        dropped = range(self.ring.oldest, self.ring.next - kept)
+        if dropped:
+            self.tally.evict(self.ring.origin[np.arange(dropped.start, dropped.stop) % self.ring.n_rows])
+        self.ring = self.ring.resized(n_transitions + 1)
+        self.anchors = Anchors(n_transitions + 1)
+        self.anchors.extend(self.ring.oldest, self.ring.back[self.ring.held_slots()], self.ring.oldest)

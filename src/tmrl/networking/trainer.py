@@ -1,0 +1,210 @@
+"""Trainer: runs a training from its first epoch, or from a checkpoint, to its last."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.retired import warn_retired
+from tmrl.training.offline import TrainingOffline
+from tmrl.training.source import SampleSource
+
+Dump = Callable[[TrainingOffline, Any], Any]
+"""Writes a training to a path."""
+Load = Callable[[Any], TrainingOffline]
+"""Reads a training from a path."""
+Updater = Callable[[TrainingOffline, Callable[[], TrainingOffline]], TrainingOffline]
+"""Changes a training just loaded, given also what makes a new one."""
+
+
+def iterate_epochs(
+    run_cls: Callable[[], TrainingOffline],
+    interface: SampleSource,
+    checkpoint_path: str | Path | None = None,
+    dump_run_instance_fn: Dump | None = None,
+    load_run_instance_fn: Load | None = None,
+    epochs_between_checkpoints: int = 1,
+    updater_fn: Updater | None = None,
+) -> Iterator[list[dict[str, float]]]:
+    """Trains epoch by epoch.
+
+    Args:
+        run_cls: Makes a new training; called unless there is a checkpoint.
+        interface: Where samples come from and policies go.
+        checkpoint_path: The checkpoint to resume if it exists, and to write; None reads and writes nothing.
+        dump_run_instance_fn: Writes the training to the path.
+        load_run_instance_fn: Reads it back.
+        epochs_between_checkpoints: Epochs from one checkpoint to the next.
+        updater_fn: Changes a training that was loaded, before it goes on.
+
+    Yields:
+        What `TrainingOffline.run_epoch` returned.
+
+    Raises:
+        ValueError: There is a `checkpoint_path` without both functions.
+    """
+    if epochs_between_checkpoints < 1:
+        raise ValueError(f"epochs_between_checkpoints must be at least 1, got {epochs_between_checkpoints}")
+    checkpoint = _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn)
+    run = checkpoint.load() if checkpoint else None
+    if run is None:
+        run = run_cls()
+        if checkpoint:
+            checkpoint.dump(run)
+    elif updater_fn is not None:
+        run = updater_fn(run, run_cls)
+    while run.epoch < run.epochs:
+        yield run.run_epoch(interface)
+        if checkpoint and run.epoch % epochs_between_checkpoints == 0:
+            checkpoint.dump(run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    path: str | Path
+    dump_fn: Dump
+    load_fn: Load
+
+    def load(self) -> TrainingOffline | None:
+        return self.load_fn(self.path) if Path(self.path).exists() else None
+
+    def dump(self, run: TrainingOffline) -> None:
+        self.dump_fn(run, self.path)
+
+
+def _checkpoint(path: str | Path | None, dump_fn: Dump | None, load_fn: Load | None) -> _Checkpoint | None:
+    if path is None:
+        return None
+    if dump_fn is None or load_fn is None:
+        raise ValueError(
+            f"checkpoint_path={str(path)!r} needs dump_run_instance_fn and load_run_instance_fn; "
+            "pass both, or no checkpoint_path"
+        )
+    return _Checkpoint(path, dump_fn, load_fn)
+
+
+class Trainer:
+    """Runs a training to its end.
+
+    Args:
+        training_cls: Makes the training, usually a `partial` of `TorchTrainingOffline`.
+        server_ip, server_port, password, local_com_port, header_size, max_buf_len: Accepted and ignored, with
+            one warning: they configured the original's transport.
+        security, keys_dir, hostname: Likewise.
+        model_path: File to which every policy is written before it is sent; None writes none.
+        checkpoint_path: See `iterate_epochs`, as for the three after it.
+        dump_run_instance_fn: Writes the training to the path.
+        load_run_instance_fn: Reads it back.
+        updater_fn: Changes a training that was loaded, before it goes on.
+        source: Where samples come from and policies go; closed with the trainer if it can be.
+    """
+
+    def __init__(
+        self,
+        training_cls: Callable[[], TrainingOffline],
+        server_ip: Any = None,
+        server_port: Any = None,
+        password: Any = None,
+        local_com_port: Any = None,
+        header_size: Any = None,
+        max_buf_len: Any = None,
+        security: Any = None,
+        keys_dir: Any = None,
+        hostname: Any = None,
+        model_path: str | Path | None = None,
+        checkpoint_path: str | Path | None = None,
+        dump_run_instance_fn: Dump | None = None,
+        load_run_instance_fn: Load | None = None,
+        updater_fn: Updater | None = None,
+        *,
+        source: SampleSource | None = None,
+    ) -> None:
+        warn_retired(
+            "Trainer",
+            "source=",
+            server_ip=server_ip,
+            server_port=server_port,
+            password=password,
+            local_com_port=local_com_port,
+            header_size=header_size,
+            max_buf_len=max_buf_len,
+            security=security,
+            keys_dir=keys_dir,
+            hostname=hostname,
+        )
+        if source is None:
+            raise ValueError(
+                "a Trainer needs a source of samples, got none; pass source=, for example "
+                "WorkerSource(RolloutWorker(..., standalone=True))"
+            )
+        _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn)
+        self._source = source
+        self._epochs = partial(
+            iterate_epochs,
+            training_cls,
+            source if model_path is None else _SavingSource(source, model_path),
+            checkpoint_path,
+            dump_run_instance_fn,
+            load_run_instance_fn,
+            updater_fn=updater_fn,
+        )
+
+    def run(self) -> None:
+        """Trains until the last epoch is done; returns when it is."""
+        for _ in self._epochs():
+            pass
+
+    def run_with_wandb(self, entity: str, project: str, run_id: str, key: str | None = None) -> None:
+        """Trains as `run` does, and logs every round to Weights & Biases.
+
+        Args:
+            entity: Who owns the project there.
+            project: Its name.
+            run_id: Name of the run; a run of that name is resumed.
+            key: API key; by default the one that `wandb login` has stored.
+
+        Raises:
+            ImportError: The extra is not installed.
+        """
+        try:
+            import wandb  # pyright: ignore[reportMissingImports] - an extra
+        except ImportError as error:
+            raise ImportError(
+                'run_with_wandb needs wandb, which is not installed; pip install "tmrl-memory[wandb]"'
+            ) from error
+        if key is not None:
+            wandb.login(key=key)
+        with wandb.init(entity=entity, project=project, id=run_id, resume="allow") as run:
+            for epoch in self._epochs():
+                for metrics in epoch:
+                    run.log(metrics)
+
+    def close(self) -> None:
+        """Closes the source, if it has a `close()`."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _SavingSource:
+    """A source that writes every policy to a file before it is sent."""
+
+    def __init__(self, source: SampleSource, model_path: str | Path) -> None:
+        self._source = source
+        self._model_path = model_path
+
+    def retrieve_buffer(self) -> Buffer:
+        return self._source.retrieve_buffer()
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        actor.save(self._model_path)
+        self._source.broadcast_model(actor)

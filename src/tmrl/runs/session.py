@@ -1,0 +1,246 @@
+"""Session: one training run in one process, from the worker to the files it leaves.
+
+RolloutWorker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, SACAgent) -> Trainer
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from rich.console import Console
+
+from tmrl.actor import ActorModule
+from tmrl.agents import SACAgent, SquashedGaussianActor
+from tmrl.envs import GenericGymEnv
+from tmrl.memory import ReplayMemory
+from tmrl.networking import Trainer
+from tmrl.runs.curve import draw_curve
+from tmrl.runs.display import make_display
+from tmrl.runs.folder import RunFolder, write_json
+from tmrl.runs.journal import Journal
+from tmrl.runs.settings import TrainSettings
+from tmrl.training import TorchTrainingOffline, WorkerSource
+from tmrl.worker import RolloutWorker
+
+TEST_EPISODES = 10
+TEST_SEED_OFFSET = 1_000_000
+"""Added to the seed for the final test, so that it starts from other states than the training."""
+STEPS_PER_ROUND = 1000
+STEPS_PER_EXCHANGE = 50
+"""Steps between two exchanges of samples and policies between the worker and the loop."""
+STEPS_PER_TEST = 1000
+EPISODES_PER_TEST = 5
+
+
+def make_env(env_id: str) -> gymnasium.Env[Any, Any]:
+    """Makes the environment of a run.
+
+    Raises:
+        ValueError: There is none of this id, or it needs a package that is missing.
+    """
+    try:
+        return GenericGymEnv(env_id, to_float32=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        remedy = 'pip install "tmrl-memory[mujoco]"' if "mujoco" in str(error).lower() else str(error)
+        raise ValueError(f"the environment {env_id} needs a package that is missing; {remedy}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"--env must be the id of a Gymnasium environment, got {env_id!r}: {error}; "
+            'python -c "import gymnasium; gymnasium.pprint_registry()" lists them'
+        ) from error
+
+
+def checked_device(device: str | None) -> str:
+    """The device to use: as given, or the best one there is.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device must be one that torch can use here, got {device!r}: {reason}; use --device cpu"
+        ) from error
+    return device
+
+
+def run_tests(env_cls: Callable[[], Any], actor: ActorModule, episodes: int, seed: int) -> list[float]:
+    """Returns of test episodes of a policy in a fresh environment."""
+    device = getattr(actor, "device", "cpu")
+    with RolloutWorker(env_cls, _Given(actor), device=device, standalone=True, seed=seed) as worker:
+        worker.run_episodes(nb_episodes=episodes)
+        return [record.episode_return for record in worker.buffer.episodes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Stands for the class of an actor that exists already."""
+
+    actor: ActorModule
+
+    def __call__(self, observation_space: Any, action_space: Any) -> ActorModule:  # noqa: ARG002
+        return self.actor
+
+
+class Session:
+    """A training run that is ready to start; nothing is on disk yet.
+
+    Args:
+        settings: Of the run.
+
+    Raises:
+        ValueError: A setting does not suit; the message says what and the remedy.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.env_cls = partial(make_env, settings.env)
+        device = checked_device(settings.device)
+        rounds = math.ceil(settings.updates / STEPS_PER_ROUND)
+        self.worker = RolloutWorker(
+            self.env_cls,
+            SquashedGaussianActor,
+            standalone=True,
+            crc_debug=settings.crc_debug,
+            worker_id="local",
+            seed=settings.seed,
+        )
+        spaces = self.worker.env.observation_space, self.worker.env.action_space
+        self.training = TorchTrainingOffline(
+            spaces,
+            partial(
+                ReplayMemory,
+                memory_size=settings.memory_size,
+                batch_size=settings.batch_size,
+                crc_debug=settings.crc_debug,
+                seed=settings.seed,
+                observation_space=spaces[0],
+                action_space=spaces[1],
+            ),
+            partial(SACAgent, lr=settings.learning_rate),
+            epochs=1,
+            rounds=rounds,
+            steps=math.ceil(settings.updates / rounds),
+            update_model_interval=STEPS_PER_EXCHANGE,
+            update_buffer_interval=STEPS_PER_EXCHANGE,
+            start_training=min(settings.warm_up, settings.steps),
+            device=device,
+        )
+
+    def run(self, folder: RunFolder, console: Console) -> "Outcome":
+        """Trains to the end, or until Ctrl-C, and writes config, metrics, policy, curve and summary.
+
+        Args:
+            folder: Where to; made for this run.
+            console: Where the progress is shown.
+        """
+        write_json(folder.config, self.settings.as_config())
+        planned = self.training.rounds * self.training.steps
+        title = f"{self.settings.env} · {folder.path}"
+        source = WorkerSource(
+            self.worker,
+            STEPS_PER_EXCHANGE,
+            test_interval_steps=STEPS_PER_TEST,
+            test_episodes=EPISODES_PER_TEST,
+        )
+        with source, make_display(console, title) as display:
+            source.broadcast_model(self.training.agent.get_actor())
+            journal = Journal(source, folder.path, display, planned)
+            self.training.on_update = journal.on_update
+            returns = self._train_and_test(journal)
+        outcome = Outcome(self, journal, returns)
+        outcome.write(folder)
+        return outcome
+
+    def _train_and_test(self, journal: Journal) -> list[float] | None:
+        """Returns of the final test; None if Ctrl-C came before its end."""
+        try:
+            with Trainer(lambda: self.training, source=journal) as trainer:
+                trainer.run()
+            return self.test_policy()
+        except KeyboardInterrupt:
+            return None
+
+    def test_policy(self) -> list[float]:
+        """Returns of the final test of the policy as it is now."""
+        seed = self.settings.seed + TEST_SEED_OFFSET
+        return run_tests(self.env_cls, self.training.agent.get_actor(), TEST_EPISODES, seed)
+
+
+class Outcome:
+    """What came of a run.
+
+    Args:
+        session: The run.
+        journal: What was noted on the way.
+        returns: Of the final test; None if the run was interrupted.
+    """
+
+    def __init__(self, session: Session, journal: Journal, returns: Sequence[float] | None) -> None:
+        self.settings = session.settings
+        self.returns = returns
+        self._session = session
+        self._journal = journal
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self.returns is None
+
+    @property
+    def mean(self) -> float:
+        """Mean return of the final test."""
+        return float(np.mean(self.returns or math.nan))
+
+    @property
+    def is_on_target(self) -> bool:
+        """Whether the final test reached the target, if there is one."""
+        return self.settings.target is None or self.mean >= self.settings.target
+
+    def write(self, folder: RunFolder) -> None:
+        """Writes the policy, the curve and the summary."""
+        self._session.training.agent.get_actor().save(folder.policy)
+        title = f"SAC on {self.settings.env}, seed {self.settings.seed}"
+        draw_curve(folder.curve, title, self._journal.points, self.settings.target, self.returns or ())
+        write_json(folder.summary, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; all but `timing` is the same for the same settings and machine."""
+        journal, stats = self._journal, self._session.training.memory.stats()
+        returns = self.returns
+        return {
+            "env": self.settings.env,
+            "seed": self.settings.seed,
+            "interrupted": self.is_interrupted,
+            "env_steps": journal.env_steps,
+            "updates": journal.updates,
+            "target_return": self.settings.target,
+            "reached_target": None if returns is None else self.is_on_target,
+            "test_return_mean": None if returns is None else self.mean,
+            "test_return_std": None if returns is None else float(np.std(returns)),
+            "test_returns": returns,
+            "last_train_return": journal.newest_return(is_test=False),
+            "memory": {
+                "transitions": stats.transitions,
+                "capacity": stats.capacity,
+                "bytes_now": stats.bytes_now,
+                "bytes_full": stats.bytes_full,
+                "draws": stats.draws,
+                "crc_checked": stats.crc_checked,
+            },
+            "timing": {
+                "seconds": round(journal.elapsed_s, 3),
+                "updates_per_s": round(journal.updates_per_s, 2),
+                "sampling_share": journal.sampling_share if journal.updates else None,
+            },
+        }

@@ -1,0 +1,73 @@
+"""The settings of a training run: the flags of `tmrl train`, and what `config.json` remembers."""
+
+import math
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+PENDULUM_TARGET = -250.0
+"""Mean return that tells a policy that swings up and balances from one that does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Train a soft actor-critic agent, with the worker and the trainer in this process."""
+
+    env: str = "Pendulum-v1"
+    """Id of a Gymnasium environment with bounded continuous actions."""
+    name: str | None = None
+    """Name of the run's folder in runs/; by default the environment's id, date and time."""
+    steps: int = 6_000
+    """Steps of the environment, resets included; one update for each after the first --warm-up."""
+    seed: int = 0
+    """Seed of the networks, the noise, the environment and the memory's draws."""
+    batch_size: int = 256
+    """Transitions in a batch."""
+    memory_size: int = 1_000_000
+    """Most transitions that the memory holds."""
+    learning_rate: float = 1e-3
+    """Learning rate of the critics, the policy and the temperature."""
+    warm_up: int = 500
+    """Steps before the first update."""
+    crc_debug: bool = False
+    """Compare every transition drawn with the checksums that the worker took."""
+    device: str | None = None
+    """Where to train, such as cpu or cuda; by default cuda if there is one."""
+    threads: int = 1
+    """Threads of torch on the CPU; more are faster on idle cores, and far slower on cores that others use."""
+    target_return: float | None = None
+    """Mean test return below which the command fails; by default -250 for Pendulum-v1, else none."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: One is out of range; the message names its flag.
+        """
+        for name in ("steps", "batch_size", "memory_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("warm_up", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate must be above 0 and finite, got {self.learning_rate}")
+
+    @property
+    def target(self) -> float | None:
+        """The mean test return to reach, if any."""
+        if self.target_return is None and self.env == "Pendulum-v1":
+            return PENDULUM_TARGET
+        return self.target_return
+
+    @property
+    def updates(self) -> int:
+        """Training steps of the whole run, at least 1."""
+        return max(1, self.steps - self.warm_up)
+
+    def as_config(self) -> dict[str, Any]:
+        """What `config.json` holds: the settings and the versions of what ran."""
+        packages = ("tmrl-memory", "torch", "numpy", "gymnasium")
+        versions = {package: version(package) for package in packages}
+        return asdict(self) | {"versions": versions | {"python": platform.python_version()}}

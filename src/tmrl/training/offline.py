@@ -1,0 +1,191 @@
+"""TrainingOffline: the loop that trains an agent from a memory while workers fill it.
+
+The loop knows no network: samples come from a `SampleSource`, policies go there. It never takes more training
+steps per sample than it was told, so that learning does not run ahead of slow data.
+"""
+
+import cProfile
+import io
+import logging
+import pstats
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tmrl.training.agent import TrainingAgent
+from tmrl.training.metrics import RoundMeans, Stopwatch
+from tmrl.training.source import SampleSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class TrainingOffline:
+    """Trains an agent in epochs of rounds of steps; one step is one batch.
+
+    The ratio that is kept counts samples as they arrive, those of resets included.
+    """
+
+    env_cls: Any
+    """`(observation_space, action_space)`, or makes an environment that is asked for them and closed."""
+    memory_cls: Callable[..., Any]
+    """Makes the memory, called with `nb_steps` and `device`."""
+    training_agent_cls: Callable[..., TrainingAgent]
+    """Makes the agent, called with `observation_space`, `action_space` and `device`."""
+    epochs: float = 10
+    """Epochs to train; may be infinite."""
+    rounds: int = 50
+    """Rounds an epoch."""
+    steps: int = 2000
+    """Training steps a round."""
+    update_model_interval: int = 100
+    """Training steps from one policy sent to the next."""
+    update_buffer_interval: int = 100
+    """Training steps from one retrieval of samples to the next."""
+    max_training_steps_per_env_step: float = 1.0
+    """Training steps per sample beyond which the loop waits for samples."""
+    sleep_between_buffer_retrieval_attempts: float = 1.0
+    """Seconds between two retrievals while waiting, where the last one brought nothing."""
+    profiling: bool = False
+    """Whether to log where each epoch spent its time."""
+    agent_scheduler: Callable[[TrainingAgent, int], None] | None = None
+    """Called with the agent and the number of the epoch before each epoch."""
+    start_training: int = 0
+    """Samples to wait for before the first training step."""
+    device: str | None = None
+    """Where batches are put and the agent computes."""
+    on_update: "Callable[[TrainingOffline, dict[str, Any]], None] | None" = None
+    """Called after each training step with the loop and the step's metrics: for displays and logs."""
+
+    total_updates = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps", "update_model_interval", "update_buffer_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.epoch = 0
+        self.memory = self.memory_cls(nb_steps=self.steps, device=self.device)
+        observation_space, action_space = self._spaces()
+        self.agent = self.training_agent_cls(
+            observation_space=observation_space, action_space=action_space, device=self.device
+        )
+        self.total_samples = len(self.memory)
+
+    def _spaces(self) -> tuple[Any, Any]:
+        if isinstance(self.env_cls, tuple):
+            observation_space, action_space = self.env_cls
+            return observation_space, action_space
+        with self.env_cls() as env:
+            return env.observation_space, env.action_space
+
+    def run_epoch(self, interface: SampleSource) -> list[dict[str, float]]:
+        """Trains for one epoch.
+
+        Args:
+            interface: Where samples come from and policies go.
+
+        Returns:
+            One dict a round: `memory_len`, `round_time` and `idle_time` (waiting for samples) in seconds, and
+            the mean of every metric.
+        """
+        if self.agent_scheduler is not None:
+            self.agent_scheduler(self.agent, self.epoch)
+        with _profiled(self.profiling):
+            rounds = [self._run_round(interface) for _ in range(self.rounds)]
+        self.epoch += 1
+        return rounds
+
+    def _run_round(self, interface: SampleSource) -> dict[str, float]:
+        whole, idle, sampling, training = Stopwatch(), Stopwatch(), Stopwatch(), Stopwatch()
+        means = RoundMeans()
+        with whole:
+            with idle:
+                self.check_ratio(interface)
+            for batch in _timed(self.memory, sampling):
+                # After the draw, as documented: what arrives now is for the batches to come.
+                if self.total_updates % self.update_buffer_interval == 0:
+                    self.update_buffer(interface)
+                with training:
+                    metrics = self.agent.train(batch)
+                metrics.update(self._statistics(sampling.last_s, training.last_s))
+                means.add(metrics)
+                self.total_updates += 1
+                if self.total_updates % self.update_model_interval == 0:
+                    interface.broadcast_model(self.agent.get_actor())
+                if self.on_update is not None:
+                    self.on_update(self, dict(metrics))
+                with idle:
+                    self.check_ratio(interface)
+        summary = {
+            "memory_len": len(self.memory),
+            "round_time": whole.total_s,
+            "idle_time": idle.total_s,
+            **means.means(),
+        }
+        logger.info("epoch %d: %s", self.epoch, summary)
+        return summary
+
+    def _statistics(self, sampling_s: float, training_s: float) -> dict[str, float]:
+        return {
+            "return_test": self.memory.stat_test_return,
+            "return_train": self.memory.stat_train_return,
+            "episode_length_test": self.memory.stat_test_steps,
+            "episode_length_train": self.memory.stat_train_steps,
+            "sampling_duration": sampling_s,
+            "training_step_duration": training_s,
+        }
+
+    def update_buffer(self, interface: SampleSource) -> None:
+        """Moves what arrived into the memory."""
+        buffer = interface.retrieve_buffer()
+        self.memory.append(buffer)
+        self.total_samples += len(buffer)
+
+    def check_ratio(self, interface: SampleSource) -> None:
+        """Waits until enough samples arrived for one more training step."""
+        while not self._may_train():
+            before = self.total_samples
+            self.update_buffer(interface)
+            if self.total_samples == before:
+                time.sleep(self.sleep_between_buffer_retrieval_attempts)
+
+    def _may_train(self) -> bool:
+        if self.total_samples < max(1, self.start_training) or not len(self.memory):
+            return False
+        return self.total_updates / self.total_samples <= self.max_training_steps_per_env_step
+
+
+class TorchTrainingOffline(TrainingOffline):
+    """`TrainingOffline` for torch: without a `device`, on a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        import torch
+
+        self.device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        super().__post_init__()
+
+
+def _timed(batches: Iterable[Any], stopwatch: Stopwatch) -> Iterator[Any]:
+    """Yields the batches, each drawn only when it is asked for."""
+    iterator = iter(batches)
+    while True:
+        with stopwatch:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
+
+
+@contextmanager
+def _profiled(is_wanted: bool) -> Generator[None]:
+    if not is_wanted:
+        yield
+        return
+    with cProfile.Profile() as profile:
+        yield
+    report = io.StringIO()
+    pstats.Stats(profile, stream=report).sort_stats("cumulative").print_stats(40)
+    logger.info("profile of the epoch:\n%s", report.getvalue())

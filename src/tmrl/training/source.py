@@ -1,0 +1,156 @@
+"""Where samples come from and policies go: the seam between the training loop and its workers."""
+
+import copy
+import threading
+from typing import Protocol, Self
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.worker import RolloutWorker
+
+
+class SampleSource(Protocol):
+    """The trainer's end of the line to its workers."""
+
+    def retrieve_buffer(self) -> Buffer:
+        """Everything that arrived since the last call, in a Buffer of the caller's own; may be empty."""
+        ...
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        """Sends the policy as it is now to every worker; the actor stays the caller's."""
+        ...
+
+
+class InProcessLine:
+    """Joins one worker and one trainer in one process: the worker's `Sink`, the trainer's `SampleSource`.
+
+    Thread-safe: the worker may run in a thread of its own, as a real-time environment asks for. Samples are
+    handed over by reference, policies as copies.
+
+    Args:
+        maxlen: Most samples to hold until the trainer retrieves them; the oldest are dropped beyond it.
+    """
+
+    peer = "the trainer in this process"
+
+    def __init__(self, maxlen: int = 500_000) -> None:
+        self._maxlen = maxlen
+        self._buffer = Buffer(maxlen)
+        self._changed = threading.Condition()
+        self._policy: ActorModule | None = None
+        self._policies = 0
+
+    def send(self, buffer: Buffer) -> None:
+        """Takes over the samples and episodes in `buffer`."""
+        with self._changed:
+            self._buffer += buffer
+
+    def receive(self, timeout_s: float) -> tuple[int, ActorModule | None]:
+        """Fetches the newest policy, waiting up to `timeout_s` for one; see `Sink.receive`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._policies > 0, timeout_s)
+            received, self._policies = self._policies, 0
+            policy, self._policy = self._policy, None
+            return received, policy
+
+    def retrieve_buffer(self) -> Buffer:
+        """Everything sent since the last call."""
+        with self._changed:
+            retrieved, self._buffer = self._buffer, Buffer(self._maxlen)
+            return retrieved
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        """Sends a copy of the policy; the agent goes on changing its own."""
+        policy = copy.deepcopy(actor)
+        with self._changed:
+            self._policy = policy
+            self._policies += 1
+            self._changed.notify_all()
+
+
+class WorkerSource:
+    """A worker in the trainer's own thread: it steps its environment when the loop asks for samples.
+
+    Test episodes run in the worker's environment, between its training episodes.
+
+    Args:
+        worker: A standalone worker; it gets a line to this source.
+        steps_per_retrieval: Steps of the environment for each `retrieve_buffer()`.
+        test_interval_steps: Steps from one test to the next; 0 for no such tests.
+        test_interval_episodes: Training episodes from one test to the next; 0 for no such tests.
+        test_episodes: Episodes a test.
+
+    Attributes:
+        worker: As given.
+    """
+
+    def __init__(
+        self,
+        worker: RolloutWorker,
+        steps_per_retrieval: int = 100,
+        test_interval_steps: int = 0,
+        test_interval_episodes: int = 0,
+        test_episodes: int = 1,
+    ) -> None:
+        if steps_per_retrieval < 1:
+            raise ValueError(f"steps_per_retrieval must be at least 1, got {steps_per_retrieval}")
+        if worker.sink is not None:
+            raise ValueError(
+                f"a WorkerSource needs a worker without a sink, got one that sends to {worker.sink.peer}; "
+                "make it with standalone=True"
+            )
+        self.worker = worker
+        self._line = worker.sink = InProcessLine()
+        self._steps_per_retrieval = steps_per_retrieval
+        self._step_clock = _Interval(test_interval_steps)
+        self._episode_clock = _Interval(test_interval_episodes)
+        self._test_episodes = test_episodes
+
+    def retrieve_buffer(self) -> Buffer:
+        """Lets the worker collect, tests where they are due, and returns what it sent."""
+        for _ in range(self._steps_per_retrieval):
+            if not self.worker.is_episode_open:
+                self._test_if_due()
+            self.worker.collect_steps(1)
+            self._step_clock.tick()
+            if not self.worker.is_episode_open:
+                self._episode_clock.tick()
+        self.worker.send_and_clear_buffer()
+        return self._line.retrieve_buffer()
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        """Gives the worker a copy of the policy, which it uses from its next step on."""
+        self._line.broadcast_model(actor)
+        self.worker.update_actor_weights(verbose=False)
+
+    def _test_if_due(self) -> None:
+        steps_due, episodes_due = self._step_clock.is_due(), self._episode_clock.is_due()
+        if steps_due or episodes_due:
+            self.worker.run_episodes(nb_episodes=self._test_episodes)
+
+    def close(self) -> None:
+        """Closes the worker."""
+        self.worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Interval:
+    """Counts ticks; due once for every `length` of them, never if that is 0."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._ticks = 0
+
+    def tick(self) -> None:
+        self._ticks += 1
+
+    def is_due(self) -> bool:
+        is_due = 0 < self._length <= self._ticks
+        if is_due:
+            self._ticks %= self._length
+        return is_due

@@ -1,0 +1,496 @@
+"""RolloutWorker: acts in an environment, collects samples, hands them to a sink.
+
+    env --> obs_preprocessor --> actor --> env ... each reset and step --> stamp, checksums
+        --> sample_compressor --> buffer --> sink
+
+A worker knows no network. What stands between it and its trainer is a `Sink`; a `standalone` worker has none
+and keeps its samples in its `buffer`.
+"""
+
+import logging
+import platform
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.errors import StalledError
+from tmrl.policy_files import PolicyFiles
+from tmrl.retired import warn_retired
+from tmrl.sink import Sink
+from tmrl.stamping import Stamper, add_checksums, compressed, owned, source_of
+from tmrl.transition import EpisodeRecord, Sample
+
+logger = logging.getLogger(__name__)
+
+
+class RolloutWorker:
+    """Acts in one environment and collects samples, one for each reset and one for each step.
+
+    Args:
+        env_cls: Makes the environment; not a vector environment.
+        actor_module_cls: Makes the policy, called with `observation_space` and `action_space`.
+        sample_compressor: Called with `act, obs, rew, terminated, truncated, info` for every sample; returns
+            the tuple to send.
+        device: Where the policy computes.
+        max_samples_per_episode: Steps after which an episode is truncated.
+        model_path: Policy file: read at the start if it exists, written whenever a policy arrives.
+        obs_preprocessor: Applied to every observation before the policy, the compressor and CRC see it.
+        crc_debug: Puts the checksums of every transition into `info["crc"]`.
+        model_path_history: What the names of the files of old policies begin with.
+        model_history: Every how many policies one is kept; 0 keeps none.
+        standalone: Whether the worker works without a sink and keeps its samples in `buffer`.
+        server_ip, server_port, password, local_port, header_size, max_buf_len, security, keys_dir, hostname:
+            Accepted and ignored, with one warning: they configured the original's transport.
+        worker_id: Name, unique among the workers that feed one memory; by default the machine's, and eight
+            random characters.
+        source: Label of where the samples come from; `info["source"]` of a reset or step overrides it.
+        crc_samples: With `crc_debug`, writes the older `info["crc_sample"]` and `info["crc_sample_ts"]` too.
+        sink: The line to the trainer.
+        seed: Seed of the first `env.reset()`.
+        allow_pickle: Whether `model_path` may be a pickle, which runs whatever it says.
+        wait_limit_s: Longest wait for a policy.
+
+    Attributes:
+        env: The environment.
+        actor: The policy, replaced when a new one arrives.
+        buffer: What was collected and not sent.
+        sink: As given; may be set later.
+        get_local_buffer_sample: The `sample_compressor`.
+        policy_version: How many policies have arrived.
+    """
+
+    def __init__(
+        self,
+        env_cls: Callable[[], Any],
+        actor_module_cls: Callable[..., ActorModule],
+        sample_compressor: Callable[..., tuple[Any, ...]] | None = None,
+        device: Any = "cpu",
+        max_samples_per_episode: float = np.inf,
+        model_path: str | Path | None = None,
+        obs_preprocessor: Callable[[Any], Any] | None = None,
+        crc_debug: bool = False,
+        model_path_history: str | Path | None = None,
+        model_history: int = 0,
+        standalone: bool = False,
+        server_ip: Any = None,
+        server_port: Any = None,
+        password: Any = None,
+        local_port: Any = None,
+        header_size: Any = None,
+        max_buf_len: Any = None,
+        security: Any = None,
+        keys_dir: Any = None,
+        hostname: Any = None,
+        *,
+        worker_id: str | None = None,
+        source: str = "online",
+        crc_samples: bool = False,
+        sink: Sink | None = None,
+        seed: int | None = None,
+        allow_pickle: bool = False,
+        wait_limit_s: float = 600.0,
+    ) -> None:
+        warn_retired(
+            "RolloutWorker",
+            "sink=",
+            server_ip=server_ip,
+            server_port=server_port,
+            password=password,
+            local_port=local_port,
+            header_size=header_size,
+            max_buf_len=max_buf_len,
+            security=security,
+            keys_dir=keys_dir,
+            hostname=hostname,
+        )
+        if sink is None and not standalone:
+            raise ValueError(
+                "a RolloutWorker needs a line to its trainer, got none; pass sink=, or standalone=True to "
+                "keep the samples in worker.buffer"
+            )
+        if max_samples_per_episode < 1:
+            raise ValueError(f"max_samples_per_episode must be at least 1, got {max_samples_per_episode}")
+        self.crc_debug = crc_debug
+        self.crc_samples = crc_samples
+        self.device = device
+        self.max_samples_per_episode = max_samples_per_episode
+        self.obs_preprocessor = obs_preprocessor
+        self.get_local_buffer_sample = sample_compressor
+        self.source = source
+        self.sink = sink
+        self.wait_limit_s = wait_limit_s
+        self.buffer = Buffer()
+        self.policy_version = 0
+        self._files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
+        self.env = _single(env_cls())
+        actor = actor_module_cls(
+            observation_space=self.env.observation_space, action_space=self.env.action_space
+        )
+        self.actor = self._files.read(actor.to_device(device), device)
+        self._stamper = Stamper(worker_id or f"{platform.node() or 'worker'}-{secrets.token_hex(4)}")
+        self._seed = seed
+        self._obs: Any = None
+        self._episode_return = 0.0
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's name."""
+        return self._stamper.worker
+
+    @property
+    def model_path(self) -> Path | None:
+        """File of the newest policy."""
+        return self._files.newest
+
+    @property
+    def is_episode_open(self) -> bool:
+        """Whether a training episode has begun and is not done; `collect_steps` would continue it."""
+        return self._stamper.is_open
+
+    # One reset, one step.
+
+    def act(self, obs: Any, test: bool = False) -> Any:
+        """The policy's action; `test` acts as in deployment."""
+        return self.actor.act_(obs, test=test)
+
+    def reset(self, collect_samples: bool) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment.
+
+        Args:
+            collect_samples: Whether to put the reset sample into `buffer`. Its action is the environment's
+                `default_action` if it has one (real-time environments do), else None.
+
+        Returns:
+            The preprocessed observation and the info, as the environment returned them.
+        """
+        self._stamper.begin()
+        self._episode_return = 0.0
+        obs, info = self.env.reset() if self._seed is None else self.env.reset(seed=self._seed)
+        self._seed = None
+        self._obs = obs = self._preprocessed(obs)
+        if collect_samples:
+            act = getattr(self.env.unwrapped, "default_action", None)
+            self._collect(None, (act, obs, 0.0, False, False), info)
+        return obs, info
+
+    def step(
+        self, obs: Any, test: bool, collect_samples: bool, last_step: bool = False
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Acts on `obs` and steps the environment.
+
+        Args:
+            obs: What `reset` or `step` returned last.
+            test: Whether to act as in deployment.
+            collect_samples: Whether to put the sample into `buffer`.
+            last_step: Whether to truncate the episode here, if it is collected and did not terminate.
+
+        Returns:
+            The preprocessed observation, reward, terminated, truncated and info.
+        """
+        # Taken before the environment, or the policy, can write into them.
+        prev_obs = owned(obs) if collect_samples and self.crc_debug else None
+        act = self.act(obs, test=test)
+        kept_act = owned(act) if collect_samples else None
+        self._stamper.advance()
+        obs, rew, terminated, truncated, info = self.env.step(act)
+        self._obs = obs = self._preprocessed(obs)
+        self._episode_return += float(rew)
+        if not collect_samples:
+            return obs, rew, terminated, truncated, info
+        if last_step and not terminated:
+            truncated = True
+        self._collect(prev_obs, (kept_act, obs, rew, terminated, truncated), info)
+        if terminated or truncated:
+            self._end_train_episode()
+        return obs, rew, terminated, truncated, info
+
+    def _preprocessed(self, obs: Any) -> Any:
+        return obs if self.obs_preprocessor is None else self.obs_preprocessor(obs)
+
+    def _collect(self, prev_obs: Any, values: tuple[Any, ...], info: dict[str, Any]) -> None:
+        # dict(): a dict subclass is a leaf, kept by reference.
+        values, info = owned((values, dict(info)))
+        stamp = self._stamper.stamp(source_of(info, self.source))
+        if self.crc_debug:
+            add_checksums(info, stamp, prev_obs, values, self.crc_samples)
+        sample = (*values, info)
+        if self.get_local_buffer_sample is not None:
+            sample = compressed(self.get_local_buffer_sample, sample)
+        self.buffer.append_sample(Sample(sample, stamp))
+
+    def _end_train_episode(self) -> None:
+        self._stamper.end()
+        if self._stamper.is_whole:
+            self._record_episode(is_test=False)
+
+    def _record_episode(self, is_test: bool) -> None:
+        self.buffer.record_episode(
+            EpisodeRecord(
+                self.worker_id,
+                self._episode_return,
+                self._stamper.episode_step,
+                is_test,
+                self.policy_version,
+            )
+        )
+
+    # Episodes.
+
+    def collect_train_episode(self, max_samples: float | None = None) -> None:
+        """Collects one episode from its reset to its end; does not send it.
+
+        Args:
+            max_samples: Steps after which it is truncated; `max_samples_per_episode` by default.
+        """
+        limit = self._limit(max_samples)
+        self.reset(collect_samples=True)
+        while self.is_episode_open:
+            self._collect_next(limit)
+
+    def collect_steps(self, nb_steps: int) -> None:
+        """Collects steps, going on with the open episode; where one ends the next begins.
+
+        Args:
+            nb_steps: Steps of the environment; resets are not counted.
+        """
+        for _ in range(nb_steps):
+            if not self.is_episode_open:
+                self.reset(collect_samples=True)
+            self._collect_next(self.max_samples_per_episode)
+
+    def _collect_next(self, limit: float) -> None:
+        """Collects one sample: a step of the open episode, or a reset if none is open."""
+        if self.is_episode_open:
+            is_last = self._stamper.episode_step + 1 >= limit
+            self.step(self._obs, test=False, collect_samples=True, last_step=is_last)
+        else:
+            self.reset(collect_samples=True)
+
+    def run_episode(self, max_samples: float | None = None, train: bool = False) -> None:
+        """Runs one episode without collecting it and notes its return and length as a test's.
+
+        Args:
+            max_samples: Steps after which it is left; `max_samples_per_episode` by default.
+            train: Whether to act with exploration.
+        """
+        limit = self._limit(max_samples)
+        obs, _ = self.reset(collect_samples=False)
+        is_done = False
+        while not is_done and self._stamper.episode_step < limit:
+            obs, _, terminated, truncated, _ = self.step(obs, test=not train, collect_samples=False)
+            is_done = terminated or truncated
+        self._record_episode(is_test=True)
+
+    def run_episodes(
+        self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
+    ) -> None:
+        """Runs `nb_episodes` times `run_episode`."""
+        episode = 0
+        while episode < nb_episodes:
+            self.run_episode(max_samples_per_episode, train=train)
+            episode += 1
+
+    def _limit(self, max_samples: float | None) -> float:
+        limit = self.max_samples_per_episode if max_samples is None else max_samples
+        if limit < 1:
+            raise ValueError(f"max_samples must be at least 1, got {limit}")
+        return limit
+
+    # Loops.
+
+    def run(
+        self,
+        test_episode_interval: int = 0,
+        nb_episodes: float = np.inf,
+        verbose: bool = True,
+        expert: bool = False,
+    ) -> None:
+        """Collects and sends episodes, and takes the newest policy after each.
+
+        Args:
+            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
+                none with `crc_debug`.
+            nb_episodes: How many episodes to collect.
+            verbose: Whether to log each one.
+            expert: Whether to keep the policy and drop those that arrive, without test episodes.
+        """
+        episode = 0
+        while episode < nb_episodes:
+            if not expert:
+                self._test_if_due(episode, test_episode_interval)
+            self.collect_train_episode()
+            self._log_episode(verbose)
+            self.send_and_clear_buffer()
+            if expert:
+                self.ignore_actor_weights()
+            else:
+                self.update_actor_weights(verbose=verbose)
+            episode += 1
+
+    def run_synchronous(
+        self,
+        test_episode_interval: int = 0,
+        nb_steps: float = np.inf,
+        initial_steps: int = 1,
+        max_steps_per_update: float = np.inf,
+        end_episodes: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        """Collects in step with the trainer: so many samples for each policy it sends, and no more.
+
+        Whatever was collected is sent before the worker waits.
+
+        Args:
+            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
+                none with `crc_debug`.
+            nb_steps: Samples to collect after the initial ones; resets count.
+            initial_steps: Samples to collect before the first wait; resets count.
+            max_steps_per_update: Samples per policy beyond which the worker waits for the next.
+            end_episodes: Whether to wait between episodes only, and not after any step.
+            verbose: Whether to log each episode and policy.
+
+        Raises:
+            StalledError: No policy came for `wait_limit_s`.
+        """
+        samples, episode = 0, 0
+        while samples < initial_steps:
+            samples += self._collect_and_send(initial_steps - samples, end_episodes, verbose)
+        policies = self._await_policies(samples, 1, max_steps_per_update, verbose)
+        samples = 0
+        while samples < nb_steps:
+            if not self.is_episode_open:
+                self._test_if_due(episode, test_episode_interval)
+                episode += 1
+            budget = min(nb_steps, np.floor(max_steps_per_update * policies)) - samples
+            samples += self._collect_and_send(budget, end_episodes, verbose)
+            policies = self._await_policies(samples, policies, max_steps_per_update, verbose)
+
+    def _collect_and_send(self, budget: float, end_episodes: bool, verbose: bool) -> int:
+        """Collects up to the end of the episode, or of the budget unless `end_episodes`; returns how many."""
+        count = 0
+        while not count or (self.is_episode_open and (end_episodes or count < budget)):
+            self._collect_next(self.max_samples_per_episode)
+            count += 1
+        self._log_episode(verbose)
+        self.send_and_clear_buffer()
+        return count
+
+    def _await_policies(self, samples: int, policies: int, max_per_policy: float, verbose: bool) -> int:
+        """Takes policies until the samples sent are not too many for them; returns how many there were."""
+        policies += self.update_actor_weights(verbose=verbose)
+        while (samples + 1) / policies > max_per_policy:
+            policies += self.update_actor_weights(verbose=verbose, blocking=True)
+        return policies
+
+    def _test_if_due(self, episode: int, interval: int) -> None:
+        if interval > 0 and episode % interval == 0 and not self.crc_debug:
+            self.run_episode()
+
+    def _log_episode(self, verbose: bool) -> None:
+        if verbose and self.buffer.episodes:
+            logger.info("%s: %s", self.worker_id, self.buffer.episodes[-1])
+
+    def run_env_benchmark(self, nb_steps: int, test: bool = False, verbose: bool = True) -> Mapping[str, Any]:
+        """Steps a real-time environment and returns its own measurements.
+
+        Args:
+            nb_steps: Steps to take, nothing of which is collected.
+            test: Whether to act as in deployment.
+            verbose: Whether to log the result.
+
+        Raises:
+            ValueError: The environment measures nothing.
+        """
+        measure = getattr(self.env.unwrapped, "benchmarks", None)
+        if measure is None:
+            raise ValueError(
+                "run_env_benchmark needs an environment with benchmarks(), as rtgym's have, "
+                f"got {self.env.unwrapped}; measure it another way"
+            )
+        is_done = True
+        for _ in range(nb_steps):
+            if is_done:
+                self.reset(collect_samples=False)
+            _, _, terminated, truncated, _ = self.step(self._obs, test=test, collect_samples=False)
+            is_done = terminated or truncated
+        result = measure()
+        if verbose:
+            logger.info("%s: %s", self.worker_id, result)
+        return result
+
+    # The line to the trainer.
+
+    def send_and_clear_buffer(self) -> None:
+        """Hands what was collected to the sink; without one it stays in `buffer`."""
+        if self.sink is not None:
+            self.sink.send(self.buffer)
+            self.buffer.clear()
+
+    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
+        """Takes the newest policy that arrived.
+
+        Args:
+            verbose: Whether to log it.
+            blocking: Whether to wait for one if there is none.
+
+        Returns:
+            How many policies arrived since the last call.
+
+        Raises:
+            StalledError: None came for `wait_limit_s`.
+        """
+        received, actor = self._receive(blocking)
+        if actor is None:
+            return 0
+        self.actor = actor.to_device(self.device)
+        self.policy_version += received
+        self._files.write(self.actor, received)
+        if verbose:
+            logger.info("%s: took policy %d", self.worker_id, self.policy_version)
+        return received
+
+    def ignore_actor_weights(self) -> int:
+        """Drops the policies that arrived and returns how many they were."""
+        return self._receive(blocking=False)[0]
+
+    def _receive(self, blocking: bool) -> tuple[int, ActorModule | None]:
+        if self.sink is None:
+            if blocking:
+                raise ValueError("a standalone worker cannot wait for a policy: it has no sink; pass sink=")
+            return 0, None
+        since = datetime.now().astimezone()
+        received, actor = self.sink.receive(self.wait_limit_s if blocking else 0.0)
+        if blocking and actor is None:
+            raise StalledError(
+                f"worker {self.worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
+                f"more than wait_limit_s={self.wait_limit_s:g}; {self.policy_version} came before; "
+                "see whether the trainer runs, or raise the limit"
+            )
+        return received, actor
+
+    def close(self) -> None:
+        """Closes the environment; samples not sent stay in `buffer`."""
+        self.env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _single(env: Any) -> gymnasium.Env[Any, Any]:
+    lanes = getattr(env, "num_envs", None)
+    if lanes is not None:
+        raise TypeError(
+            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
+            "make one worker for each"
+        )
+    return env

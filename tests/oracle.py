@@ -1,0 +1,101 @@
+"""The slow, obviously right memory, with which the fast one is compared bit by bit.
+
+It keeps every row that ever arrived in a Python list and finds out for each sample on its own which row it
+follows, by the rules and nothing else. What is evicted is a matter of the row's number.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tmrl.transition import Sample
+
+
+@dataclass
+class OracleRow:
+    """One sample that was taken in, and the number of the row that it follows, if any."""
+
+    sample: Any
+    follows: int | None
+
+
+class Oracle:
+    """What `ReplayMemory` must hold after the same appends and resizes."""
+
+    def __init__(self, memory_size: int) -> None:
+        self.memory_size = memory_size
+        self.rows: list[OracleRow] = []
+        self.oldest = 0
+        self.newest_of: dict[tuple[str, int], int] = {}
+        self.newest_plain: int | None = None
+        self.duplicates = 0
+        self.gaps = 0
+
+    def resize(self, memory_size: int) -> None:
+        self.memory_size = memory_size
+        self._evict()
+
+    def append(self, samples: list[Any], continues: bool = False) -> None:
+        """Takes samples in, those of one stream together, streams in the order of their first sample."""
+        section = 0
+        groups: dict[Any, list[Any]] = {}
+        for before, sample in zip([None, *samples], samples, strict=False):
+            if isinstance(sample, Sample):
+                key = ("stamped", sample.stamp.worker, sample.stamp.epoch, section)
+            else:
+                if before is None or isinstance(before, Sample):
+                    section += 1
+                key = ("plain", section)
+            groups.setdefault(key, []).append(sample)
+        is_all_plain = len(groups) == 1 and ("plain", 1) in groups
+        for key, group in groups.items():
+            if key[0] == "plain":
+                self._append_plain(group, continues and is_all_plain)
+            else:
+                self._append_stamped(group, is_broken=key[3] > 0)
+        self._evict()
+
+    def transitions(self) -> list[tuple[Any, Any]]:
+        """Pairs (sample before, sample) of every transition that can be drawn, oldest first."""
+        return [
+            (self.rows[row.follows].sample, row.sample)
+            for row in self.rows[self.oldest :]
+            if row.follows is not None and row.follows >= self.oldest
+        ]
+
+    def _append_plain(self, group: list[Any], continues: bool) -> None:
+        before = self.newest_plain if continues else None
+        for sample in group:
+            is_reset = sample[0] is None or (before is not None and self._is_done(before))
+            self.rows.append(OracleRow(sample, None if is_reset else before))
+            before = len(self.rows) - 1
+        self.newest_plain = before
+
+    def _append_stamped(self, group: list[Any], is_broken: bool) -> None:
+        for position, sample in enumerate(group):
+            stamp = sample.stamp
+            stream = (stamp.worker, stamp.epoch)
+            before = self.newest_of.get(stream)
+            missing = 0
+            if before is not None:
+                missing = stamp.step - (self.rows[before].sample.stamp.step + 1)
+            if missing < 0:
+                self.duplicates += 1
+                continue
+            self.gaps += missing
+            is_linked = (
+                before is not None
+                and missing == 0
+                and stamp.episode_step > 0
+                and stamp.episode == self.rows[before].sample.stamp.episode
+                and not self._is_done(before)
+                and not (is_broken and position == 0)
+            )
+            self.rows.append(OracleRow(sample, before if is_linked else None))
+            self.newest_of[stream] = len(self.rows) - 1
+
+    def _is_done(self, row: int) -> bool:
+        _, _, _, terminated, truncated, _ = self.rows[row].sample
+        return bool(terminated) or bool(truncated)
+
+    def _evict(self) -> None:
+        self.oldest = max(self.oldest, len(self.rows) - (self.memory_size + 1))

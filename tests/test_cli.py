@@ -1,0 +1,295 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tmrl import cli
+from tmrl.runs.settings import TrainSettings
+
+SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+def spawn(*arguments, prelude=""):
+    """Runs `python -m tmrl` in a process of its own, after a line of python."""
+    program = f"{prelude}; from tmrl.cli import main; main({list(arguments)!r})" if prelude else None
+    command = ["-c", program] if program else ["-m", "tmrl", *arguments]
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def summary_of(name):
+    return json.loads(Path("runs", name, "summary.json").read_text())
+
+
+def test_a_run_leaves_config_metrics_policy_curve_and_summary(call):
+    code, out, err = call(
+        "train", *SHORT, "--name", "one", "--target-return", "-1e6", "--memory-size", "5000"
+    )
+    assert code == 0, err
+    assert "mean return of 10 test episodes: -" in out
+    folder = Path("runs/one")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents"))
+    assert names == ["config.json", "learning_curve.png", "policy.safetensors", "summary.json"]
+    assert any(folder.glob("events.out.tfevents*"))
+    config, summary = json.loads((folder / "config.json").read_text()), summary_of("one")
+    assert config["env"] == "Pendulum-v1"
+    assert config["batch_size"] == 16
+    assert config["versions"]["torch"] == str(torch.__version__)
+    assert summary["updates"] == 70
+    assert summary["env_steps"] >= 220
+    assert summary["memory"]["draws"] == 70 * 16
+    assert summary["memory"]["capacity"] == 5000
+    assert len(summary["test_returns"]) == 10
+    assert summary["interrupted"] is False
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert load_file(folder / "policy.safetensors")["policy.body.0.weight"].shape == (256, 3)
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(call):
+    outcomes = {}
+    for name, seed in (("first", "3"), ("again", "3"), ("other", "4")):
+        assert call("train", *SHORT, "--name", name, "--seed", seed, "--target-return", "-1e6")[0] == 0
+        summary = summary_of(name)
+        del summary["timing"], summary["seed"]
+        outcomes[name] = summary
+    assert outcomes["first"] == outcomes["again"]
+    assert outcomes["first"]["test_returns"] != outcomes["other"]["test_returns"]
+    policies = {name: load_file(f"runs/{name}/policy.safetensors") for name in outcomes}
+    for name, weight in policies["first"].items():
+        assert torch.equal(weight, policies["again"][name])
+
+
+def test_eval_prints_each_return_and_their_mean(call):
+    call("train", *SHORT, "--name", "one", "--target-return", "-1e6")
+    code, out, _ = call("eval", "runs/one", "--episodes", "3", "--seed", str(1_000_000))
+    assert code == 0
+    *episodes, figure = out.splitlines()
+    found = [float(line.split(": ")[1]) for line in episodes]
+    assert found == pytest.approx(summary_of("one")["test_returns"][:3], abs=0.06)
+    assert figure.startswith(f"mean return of 3 test episodes: {sum(found) / 3:.1f}"[:-1])
+    assert call("eval", "runs/one", "--episodes", "3", "--seed", "7")[1] != out
+
+
+def test_a_target_that_is_not_reached_is_exit_code_1_and_said(call):
+    code, _, err = call("train", *SHORT, "--name", "one", "--seed", "0")
+    assert code == 1
+    assert "the mean test return must be at least -250, got -" in err
+    assert "--steps" in err
+    assert summary_of("one")["reached_target"] is False
+
+
+def test_the_target_is_that_of_pendulum_unless_given():
+    assert TrainSettings().target == -250.0
+    assert TrainSettings(env="HalfCheetah-v5").target is None
+    assert TrainSettings(env="HalfCheetah-v5", target_return=100.0).target == 100.0
+
+
+def test_crc_debugging_checks_every_transition_that_is_drawn(call):
+    assert call("train", *SHORT, "--name", "one", "--crc-debug", "--target-return", "-1e6")[0] == 0
+    memory = summary_of("one")["memory"]
+    assert memory["crc_checked"] == memory["draws"] == 70 * 16
+
+
+def test_an_existing_run_is_left_as_it_is(call):
+    folder = Path("runs/mine")
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("precious")
+    code, _, err = call("train", *SHORT, "--name", "mine")
+    assert code == 2
+    assert "the run runs/mine exists and is left as it is; give another --name" in err
+    assert [path.name for path in folder.iterdir()] == ["summary.json"]
+    assert (folder / "summary.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (("--memory-size", "0"), "--memory-size must be at least 1, got 0"),
+        (("--steps", "-1"), "--steps must be at least 1, got -1"),
+        (("--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("--learning-rate", "0"), "--learning-rate must be above 0 and finite, got 0.0"),
+        (("--name", "../up"), "--name must be the name of a folder to make in runs/, got '../up'"),
+        (("--env", "Pendulum-v99"), "--env must be the id of a Gymnasium environment, got 'Pendulum-v99'"),
+        (
+            ("--env", "no_module:Env-v0"),
+            "--env must be the id of a Gymnasium environment, got 'no_module:Env-v0'",
+        ),
+        (("--env", "CartPole-v1"), "must be a Box of floating-point numbers for SAC, got Discrete(2)"),
+        (("--device", "meat"), "--device must be one that torch can use here, got 'meat'"),
+        (("--stepz", "3"), "--stepz"),
+        (("--steps", "many"), "many"),
+    ],
+)
+def test_a_wrong_call_is_exit_code_2_with_a_message_and_leaves_nothing(call, arguments, message):
+    code, _, err = call("train", *arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
+def test_cuda_without_cuda_is_refused_with_a_remedy(call):
+    code, _, err = call("train", "--device", "cuda")
+    assert code == 2
+    assert "got 'cuda'" in err
+    assert "use --device cpu" in err
+
+
+def test_a_folder_that_is_no_run_is_refused(call):
+    Path("empty").mkdir()
+    code, _, err = call("eval", "empty")
+    assert code == 2
+    assert "empty must be the folder of a run, but has no config.json and no policy.safetensors" in err
+
+
+def test_a_run_with_a_broken_policy_or_config_is_refused(call):
+    folder = Path("runs/bad")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"env": "Pendulum-v1"}')
+    (folder / "policy.safetensors").write_bytes(b"no policy")
+    code, _, err = call("eval", "runs/bad")
+    assert code == 2
+    assert "policy.safetensors must hold the weights of a SquashedGaussianActor" in err
+    (folder / "config.json").write_text("{")
+    code, _, err = call("eval", "runs/bad")
+    assert code == 2
+    assert "config.json must hold JSON, but cannot be read" in err
+
+
+def test_no_episodes_to_eval_are_refused(call):
+    code, _, err = call("eval", "runs/any", "--episodes", "0")
+    assert code == 2
+    assert "--episodes must be at least 1 and --seed at least 0, got 0 and 0" in err
+
+
+def test_a_missing_extra_is_named_with_the_name_of_the_distribution():
+    ended = spawn("train", "--env", "HalfCheetah-v5", prelude="import sys; sys.modules['mujoco'] = None")
+    assert ended.returncode == 2
+    assert 'pip install "tmrl-memory[mujoco]"' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_another_distribution_that_is_imported_as_tmrl_is_refused(call, tmp_path, monkeypatch):
+    other = tmp_path / "site" / "tmrl-0.7.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: tmrl\nVersion: 0.7.1\n")
+    monkeypatch.syspath_prepend(str(other.parent))
+    code, _, err = call("train", *SHORT)
+    assert code == 2
+    assert "tmrl 0.7.1 is installed beside tmrl-memory" in err
+    assert "pip uninstall --yes tmrl" in err
+
+
+def test_version_and_help_read_well(call):
+    code, out, _ = call("--version")
+    assert (code, out) == (0, "tmrl-memory 1.0.0\n")
+    code, out, _ = call("--help")
+    assert code == 0
+    assert "train" in out
+    assert "eval" in out
+    code, out, _ = call("train", "--help")
+    assert code == 0
+    for flag in ("--env", "--steps", "--seed", "--batch-size", "--memory-size", "--crc-debug", "--device"):
+        assert flag in out
+
+
+def test_python_m_tmrl_is_tmrl():
+    ended = spawn("--version")
+    assert (ended.returncode, ended.stdout) == (0, "tmrl-memory 1.0.0\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_ctrl_c_leaves_policy_curve_and_summary():
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "tmrl",
+        "train",
+        "--steps",
+        "100000",
+        "--name",
+        "cut",
+        "--batch-size",
+        "8",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "updates" in process.stdout.readline()  # the first line of progress
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in out
+    assert "Traceback" not in err
+    summary = summary_of("cut")
+    assert summary["interrupted"] is True
+    assert summary["test_returns"] is None
+    assert summary["updates"] >= 1
+    for name in ("policy.safetensors", "learning_curve.png"):
+        assert Path("runs/cut", name).stat().st_size > 1000
+
+
+def test_a_run_without_a_name_gets_one_of_its_own(call):
+    for _ in range(2):
+        assert call("train", *SHORT, "--target-return", "-1e6")[0] == 0
+    names = [path.name for path in Path("runs").iterdir()]
+    assert len(names) == 2
+    assert all(name.startswith(f"Pendulum-v1-{time.strftime('%Y')}") for name in names)
+
+
+def test_nested_observations_train_through_the_command(call):
+    class Nested(gymnasium.Env):
+        observation_space = gymnasium.spaces.Dict(
+            {
+                "position": gymnasium.spaces.Box(-1, 1, (2,)),
+                "last": gymnasium.spaces.Tuple([gymnasium.spaces.Box(-1, 1)]),
+            }
+        )
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.observation_space.seed(seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), float(-action.sum()), False, False, {}
+
+    gymnasium.register("Nested-v0", Nested, max_episode_steps=20)
+    try:
+        code, _, err = call("train", *SHORT, "--env", "Nested-v0", "--name", "nested")
+    finally:
+        del gymnasium.registry["Nested-v0"]
+    assert code == 0, err
+    assert summary_of("nested")["target_return"] is None
