@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tmrl.packing import Packer
+from tmrl.packing import Packer, refuse
 from tmrl.schema import Rows
 
 
@@ -134,6 +134,11 @@ def _runs(samples: Sequence[Any], source: str, continues: bool) -> list[_Run]:
 def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[_Run]:
     """One run, or several that follow each other where `info["source"]` changes."""
     labels = [info.get("source", source) if type(info := samples[i][5]) is dict else source for i in picks]
+    for pick, label in zip(picks, labels, strict=True):
+        if not isinstance(label, str):
+            refuse(
+                samples, pick, 'info["source"]', "a str, the label of where the data come from", f"{label!r}"
+            )
     cuts = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]] if len(set(labels)) > 1 else []
     return [
         _Run(list(picks[start:stop]), PLAIN, None, labels[start], continues or start > 0)

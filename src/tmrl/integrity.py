@@ -33,17 +33,29 @@ def crc_seed(dtype_name: str, shape: tuple[int, ...]) -> int:
     return crc32(f"{dtype_name}{shape}".encode())
 
 
-def leaf_crc(leaf: Any) -> int:
-    """CRC32 of one array or number: its dtype, its shape and its bytes in C order."""
+def leaf_crc(leaf: Any, name: str = "a leaf") -> int:
+    """CRC32 of one array, number, text or None: its dtype, its shape and its bytes in C order.
+
+    Raises:
+        IntegrityError: It is an object, whose bytes are an address; the message calls it by `name`.
+    """
+    if leaf is None:
+        return crc32(b"None")
     array, is_bfloat16 = as_array(leaf)
-    name = "bfloat16" if is_bfloat16 else array.dtype.name
-    return crc32(array.tobytes(), crc_seed(name, array.shape))
+    if array.dtype.hasobject:
+        raise IntegrityError(
+            f"{name} must be made of arrays, numbers and text to be checked bit by bit, got a "
+            f"{type(leaf).__name__}; leave it out in an obs_preprocessor, or switch crc_debug off"
+        )
+    dtype_name = "bfloat16" if is_bfloat16 else array.dtype.name
+    return crc32(array.tobytes(), crc_seed(dtype_name, array.shape))
 
 
 def nest_crcs(prefix: str, nest: Any) -> dict[str, int]:
     """CRC32 of every leaf of a nest, by leaf name."""
     leaves, treespec = flatten(nest)
-    return {name: leaf_crc(leaf) for name, leaf in zip(leaf_names(prefix, treespec), leaves, strict=True)}
+    names = leaf_names(prefix, treespec)
+    return {name: leaf_crc(leaf, name) for name, leaf in zip(names, leaves, strict=True)}
 
 
 def transition_crcs(
@@ -89,7 +101,9 @@ def crc_record(info: Any) -> CrcRecord:
 
 def mismatch(names: list[str], worker: str, episode: int, step: int) -> str:
     """The message for leaves whose bytes are not the ones that the worker saw."""
+    verb = "is" if len(names) == 1 else "are"
     return (
-        f"{', '.join(names)} of step {step} (episode {episode}) of worker {worker!r} is not what the worker "
-        "saw: the checksum differs; a sample_compressor, get_transition or something between changed it"
+        f"{', '.join(names)} of step {step} (episode {episode}) of worker {worker!r} {verb} not what the "
+        "worker saw: the checksum differs; a sample_compressor, get_transition or something between them "
+        "changed it"
     )

@@ -40,11 +40,14 @@ def as_array(value: Any) -> tuple[NDArray[Any], bool]:
 
     The array shares memory with the value where it can; a bfloat16 comes as its bits in uint16.
     """
+    kind = type(value)
+    if kind is np.ndarray and value.dtype.kind in "biufc" and value.dtype.isnative:
+        return value, False
     if str(getattr(value, "dtype", "")) == "torch.bfloat16":
         # The value is a tensor, so torch is loaded; this module must not be the one that loads it.
         torch = sys.modules["torch"]
         return value.detach().cpu().contiguous().view(torch.uint16).numpy(), True
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    array = np.asarray(value.numpy(force=True) if hasattr(value, "detach") else value)
     if array.dtype.name == "bfloat16":
         return array.view(np.uint16), True
     return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), False

@@ -10,24 +10,27 @@ overhead. Property tests hold the two together.
 """
 
 import struct
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+import sys
+from collections.abc import Collection, Sequence, Sized
+from math import isfinite
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from optree import PyTreeSpec
 
 from tmrl.errors import BadSampleError, IntegrityError
 from tmrl.integrity import crc_record
 from tmrl.nest import as_array
-from tmrl.schema import Leaf, Nest, Rows, Schema
+from tmrl.schema import Branch, Leaf, Nest, Rows, Schema, branch_of
 from tmrl.transition import SAMPLE_FIELDS
 
 Column = Sequence[Any]
 """The values of one field, one a sample."""
 
 _NUMBER = (int, float, np.number, np.bool_)
+_REAL = (int, float, np.integer, np.floating, np.bool_)
+_MISSING = object()
+_LARGEST = sys.float_info.max
 _FLAG = {False: b"\0", True: b"\1"}
 _REWARD = struct.Struct("=f")
 
@@ -52,9 +55,9 @@ class Packer:
                     f"finite must name fields of the schema ({', '.join(_names(schema))}), got {name!r}"
                 )
         self._branches = {
-            "act": _branch("act", schema.act),
-            "obs": _branch("obs", schema.obs),
-            **{f"info[{key!r}]": _branch(f"info[{key!r}]", nest) for key, nest in schema.info.items()},
+            "act": branch_of("act", schema.act),
+            "obs": branch_of("obs", schema.obs),
+            **{f"info[{key!r}]": branch_of(f"info[{key!r}]", nest) for key, nest in schema.info.items()},
         }
         self._scalar = _ScalarPath(schema, self._finite)
 
@@ -73,7 +76,7 @@ class Packer:
         _Work(self, samples, rows).fill(acts, obs, rews, terminated, truncated, infos)
         return rows
 
-    def branch(self, name: str) -> "_Branch | Leaf":
+    def branch(self, name: str) -> Branch | Leaf:
         """The walk of one field."""
         return self._branches[name]
 
@@ -88,11 +91,16 @@ def check_lengths(samples: Sequence[Any]) -> None:
     Raises:
         BadSampleError: One is not.
     """
-    if set(map(len, samples)) <= {len(SAMPLE_FIELDS)}:
-        return
-    index = next(i for i, sample in enumerate(samples) if len(sample) != len(SAMPLE_FIELDS))
-    expected = f"the {len(SAMPLE_FIELDS)} values ({', '.join(SAMPLE_FIELDS)})"
-    refuse(samples, index, "sample", expected, f"{len(samples[index])}")
+    try:
+        if set(map(len, samples)) <= {len(SAMPLE_FIELDS)}:
+            return
+    except TypeError:  # something that has no length
+        pass
+    for index, sample in enumerate(samples):
+        found = f"{len(sample)}" if isinstance(sample, Sized) else _brief(sample)
+        if found != f"{len(SAMPLE_FIELDS)}":
+            expected = f"the {len(SAMPLE_FIELDS)} values ({', '.join(SAMPLE_FIELDS)})"
+            refuse(samples, index, "sample", expected, found)
 
 
 def refuse(samples: Sequence[Any], index: int, name: str, expected: str, found: str) -> NoReturn:
@@ -119,30 +127,6 @@ def _names(schema: Schema) -> list[str]:
 
 def _is_named(leaf: str, names: Collection[str]) -> bool:
     return any(leaf == name or leaf.startswith(f"{name}/") for name in names)
-
-
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """A node of a nest: which containers are allowed, and what is under each key."""
-
-    name: str
-    kind: type
-    keys: tuple[Any, ...]
-    children: "tuple[_Branch | Leaf, ...]"
-
-
-def _branch(name: str, nest: Nest) -> _Branch | Leaf:
-    leaves = iter(nest.leaves)
-
-    def build(path: str, spec: PyTreeSpec) -> _Branch | Leaf:
-        if spec.is_leaf():
-            return next(leaves)
-        kind = next(kind for kind in (dict, tuple, list, object) if issubclass(cast("type", spec.type), kind))
-        entries, parts = spec.entries(), spec.children()
-        children = (build(f"{path}/{entry}", part) for entry, part in zip(entries, parts, strict=True))
-        return _Branch(path, kind, tuple(entries), tuple(children))
-
-    return build(name, nest.treespec)
 
 
 class _Work:
@@ -183,64 +167,67 @@ class _Work:
 
     def info_column(self, key: str, nest: Nest, infos: Column) -> Column:
         """The values of one entry of `info`; zeros where a reset sample has none."""
-        try:
-            return [info[key] for info in infos]
-        except (KeyError, TypeError):
-            pass
-        for index, info in enumerate(infos):
-            if not (isinstance(info, dict) and key in info) and not is_reset(self.samples, index):
-                self.refuse(index, "info", f"an entry {key!r}, which info_keys names", _brief(info))
-        zeros = nest.zeros()
-        return [info[key] if isinstance(info, dict) and key in info else zeros for info in infos]
+        column = [info.get(key, _MISSING) if isinstance(info, dict) else _MISSING for info in infos]
+        absent = [index for index, value in enumerate(column) if value is _MISSING]
+        zeros = nest.zeros() if absent else None
+        for index in absent:
+            if not is_reset(self.samples, index):
+                self.refuse(index, "info", f"an entry {key!r}, which info_keys names", _brief(infos[index]))
+            column[index] = zeros
+        return column
 
-    def nest(self, branch: _Branch | Leaf, column: Column) -> None:
+    def nest(self, branch: Branch | Leaf, column: Column) -> None:
         """Splits a column of nests into columns of leaves, and packs those."""
         if isinstance(branch, Leaf):
             self.leaf(branch, column)
             return
-        if not all(issubclass(kind, branch.kind) for kind in set(map(type, column))):
-            index = next(i for i, value in enumerate(column) if not isinstance(value, branch.kind))
-            self.refuse(index, branch.name, f"a {branch.kind.__name__}", _brief(column[index]))
-        if set(map(len, column)) - {len(branch.keys)}:
-            self.refuse_keys(branch, column)
+        kinds = set(map(type, column))
+        if not all(map(branch.admits, kinds)):
+            index = next(i for i, value in enumerate(column) if not branch.admits(type(value)))
+            self.refuse(index, branch.name, f"a {branch}", _brief(column[index]))
+        # A defaultdict would make up a value for a key that it lacks, and keep it.
+        if set(map(len, column)) != {len(branch.keys)} or any(hasattr(kind, "__missing__") for kind in kinds):
+            self.check_keys(branch, column)
         try:
-            for key, child in zip(branch.keys, branch.children, strict=True):
-                self.nest(child, [value[key] for value in column])
+            columns = [[value[key] for value in column] for key in branch.keys]
         except KeyError:
-            self.refuse_keys(branch, column)
+            self.check_keys(branch, column)
+            raise
+        for child, values in zip(branch.children, columns, strict=True):
+            self.nest(child, values)
 
-    def refuse_keys(self, branch: _Branch, column: Column) -> NoReturn:
+    def check_keys(self, branch: Branch, column: Column) -> None:
+        """Refuses a container of another length or with other keys."""
         keys = set(branch.keys)
         for index, value in enumerate(column):
             if branch.kind is not dict and len(value) != len(keys):
                 self.refuse(index, branch.name, f"{len(keys)} entries", f"{len(value)}")
             if branch.kind is dict and set(value) != keys:
-                missing, extra = sorted(map(repr, keys - set(value))), sorted(map(repr, set(value) - keys))
-                found = [f"{', '.join(missing)} missing"] * bool(missing) + [
-                    f"{', '.join(extra)} extra"
-                ] * bool(extra)
-                self.refuse(index, branch.name, f"the keys {sorted(map(repr, keys))}", " and ".join(found))
-        raise AssertionError(branch)
+                parts = {"missing": keys - set(value), "extra": set(value) - keys}
+                found = (f"{_listed(part)} {what}" for what, part in parts.items() if part)
+                self.refuse(index, branch.name, f"the keys {_listed(keys)}", " and ".join(found))
 
     def leaf(self, leaf: Leaf, column: Column) -> None:
         values = _join(leaf, column)
         if values is None:
             values = np.stack([self.coerce(leaf, i, value) for i, value in enumerate(column)])
-        self.store(leaf, values)
+        self.store(leaf, values, column)
 
-    def store(self, leaf: Leaf, values: NDArray[Any]) -> None:
+    def store(self, leaf: Leaf, values: NDArray[Any], column: Column) -> None:
         if self.packer.must_be_finite(leaf):
             finite = _is_finite(leaf, values)
             if not finite.all():
                 index = int(np.argwhere(~finite)[0][0])
-                self.refuse(index, leaf.name, "finite numbers", _brief(values[index]))
+                self.refuse(index, leaf.name, f"finite {leaf.dtype_name}", _brief(column[index]))
         self.rows[leaf.name] = values
 
     def coerce(self, leaf: Leaf, index: int, value: Any) -> NDArray[Any]:
         """The slow path: one value as an array of exactly the leaf's dtype and shape."""
         try:
             array, is_bfloat16 = as_array(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RuntimeError):
+            array, is_bfloat16 = np.empty((), object), False
+        if array.dtype.hasobject:
             self.refuse(index, leaf.name, str(leaf), _brief(value))
         if array.shape != leaf.shape or array.dtype != leaf.dtype or is_bfloat16 != leaf.is_bfloat16:
             found = f"{'bfloat16' if is_bfloat16 else array.dtype.name} of shape {array.shape}"
@@ -249,26 +236,31 @@ class _Work:
 
     def rewards(self, column: Column) -> None:
         leaf = Leaf("rew", np.dtype(np.float32), ())
-        for kind in set(map(type, column)):
-            if not issubclass(kind, _NUMBER):
-                column = [self.number("rew", i, value) for i, value in enumerate(column)]
-                break
-        with np.errstate(over="ignore"):
-            self.store(leaf, np.array(column, np.float32))
-
-    def number(self, name: str, index: int, value: Any) -> Any:
-        """A number, also from an array of no dimension."""
+        if not all(map(_is_real, set(map(type, column)))):
+            column = [self.number("rew", "a number", i, value) for i, value in enumerate(column)]
         try:
-            array, _ = as_array(value)
-        except (ValueError, TypeError):
-            array = np.empty((), object)
+            with np.errstate(over="ignore"):
+                values = np.array(column, np.float32)
+        except OverflowError:  # of a python int; others become infinite
+            index = next(i for i, value in enumerate(column) if not -_LARGEST <= value <= _LARGEST)
+            self.refuse(index, "rew", "finite float32", _brief(column[index]))
+        self.store(leaf, values, column)
+
+    def number(self, name: str, expected: str, index: int, value: Any) -> Any:
+        """A real number as it is; one in an array or a tensor of no dimension as a Python number."""
+        if _is_real(type(value)):
+            return value
+        try:
+            array, is_bfloat16 = as_array(value)
+        except (ValueError, TypeError, RuntimeError):
+            array, is_bfloat16 = np.empty((), object), False
         if array.shape or array.dtype.kind not in "biuf":
-            self.refuse(index, name, "a number", _brief(value))
-        return array.item()
+            self.refuse(index, name, expected, _brief(value))
+        return (array.astype(np.uint32) << 16).view(np.float32).item() if is_bfloat16 else array.item()
 
     def flags(self, name: str, column: Column) -> None:
         if not set(map(type, column)) <= {bool, np.bool_}:
-            column = [self.number(name, i, value) for i, value in enumerate(column)]
+            column = [self.number(name, "True or False", i, value) for i, value in enumerate(column)]
             for index, value in enumerate(column):
                 if value not in {0, 1}:
                     self.refuse(index, name, "True or False", _brief(value))
@@ -306,7 +298,7 @@ def is_reset(samples: Sequence[Any], index: int) -> bool:
 def _join(leaf: Leaf, column: Column) -> NDArray[Any] | None:
     """All values of a leaf in one copy, if they are alike and fit; None sends them down the slow path."""
     kinds = set(map(type, column))
-    if len(kinds) > 1:
+    if len(kinds) > 1 or leaf.is_bfloat16:
         return None
     kind = kinds.pop()
     if kind is np.ndarray:
@@ -333,6 +325,15 @@ def _is_finite(leaf: Leaf, values: NDArray[Any]) -> NDArray[np.bool_]:
     return np.isfinite(values) if leaf.dtype.kind in "fc" else np.ones(values.shape, np.bool_)
 
 
+def _is_real(kind: type) -> bool:
+    # NumPy has a time span as an integer.
+    return issubclass(kind, _REAL) and not issubclass(kind, np.timedelta64)
+
+
+def _listed(keys: Collection[Any]) -> str:
+    return ", ".join(sorted(map(repr, keys)))
+
+
 def _brief(value: Any) -> str:
     text = repr(value).replace("\n", " ")
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
@@ -349,7 +350,6 @@ class _ScalarPath:
         self._leaves = [
             (leaf.dtype, leaf.shape, leaf.name in finite and leaf.dtype.kind in "fc") for leaf in leaves
         ]
-        self._finite_reward = "rew" in finite
         names = [*(leaf.name for leaf in leaves), *tail]
         self._order = [names.index(leaf.name) for leaf in schema.leaves if leaf.name in names]
         self._padding = bytes(schema.row_dtype.itemsize - schema.payload_bytes)
@@ -357,9 +357,12 @@ class _ScalarPath:
 
     def pack(self, sample: Any) -> bytes | None:
         """The row's bytes; None if anything is out of the ordinary, good or bad."""
-        if not self._is_able or len(sample) != len(SAMPLE_FIELDS):
+        if not self._is_able:
             return None
-        act, obs, rew, terminated, truncated, _ = sample
+        try:
+            act, obs, rew, terminated, truncated, _ = sample
+        except (ValueError, TypeError):  # not six
+            return None
         if type(rew) not in {float, np.float32, np.float64} or {type(terminated), type(truncated)} - {
             bool,
             np.bool_,
@@ -370,8 +373,7 @@ class _ScalarPath:
             parts = [_REWARD.pack(rew), _FLAG[bool(terminated)], _FLAG[bool(truncated)]]
         except (ValueError, OverflowError):
             return None
-        reward = float(rew)
-        if self._finite_reward and reward - reward != 0.0:
+        if not isfinite(rew):  # float32 has several NaNs
             return None
         leaves: list[bytes] = []
         for value, (dtype, shape, is_finite) in zip(values, self._leaves, strict=True):

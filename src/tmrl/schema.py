@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ from tmrl.nest import as_array, flatten, leaf_names, unflatten
 Rows = NDArray[np.void]
 """One-dimensional array of a schema's row dtype."""
 
-_KINDS = "biufc"
+_CHARS = "?bBhHiIlLqQefdFD"
+"""Of the dtypes that mean the same on every platform, which `longdouble` does not."""
+
 _CRC_TAIL = ("rew", "terminated", "truncated")
 
 
@@ -77,6 +79,11 @@ class Nest:
         leaves = (_infer_leaf(name, value) for name, value in zip(names, values, strict=True))
         return Nest(treespec, tuple(leaves))
 
+    @property
+    def is_leaf(self) -> bool:
+        """Whether there is no container around the one array or number."""
+        return self.treespec.is_leaf()
+
     def pack_nest(self, leaves: Iterable[Any]) -> Any:
         """Puts values, one a leaf, into a nest of this shape."""
         return unflatten(self.treespec, list(leaves))
@@ -84,6 +91,52 @@ class Nest:
     def zeros(self) -> Any:
         """A nest of zeros: the action of reset rows, which no transition reads."""
         return self.pack_nest(np.zeros(leaf.shape, leaf.dtype) for leaf in self.leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A node of a nest: which containers are allowed, and what is under each key."""
+
+    name: str
+    kind: type
+    fields: tuple[str, ...] | None
+    """Of a namedtuple; another one is allowed only if its entries mean the same."""
+    keys: tuple[Any, ...]
+    children: "tuple[Branch | Leaf, ...]"
+
+    def admits(self, kind: type) -> bool:
+        """Whether values of this type may stand here."""
+        return issubclass(kind, self.kind) and (
+            self.fields is None or getattr(kind, "_fields", self.fields) == self.fields
+        )
+
+    def __str__(self) -> str:
+        return self.kind.__name__ + (f" of ({', '.join(self.fields)})" if self.fields else "")
+
+
+def branch_of(name: str, nest: Nest) -> Branch | Leaf:
+    """The root of a nest: its one leaf, or the outermost container."""
+    leaves = iter(nest.leaves)
+
+    def build(path: str, spec: PyTreeSpec) -> Branch | Leaf:
+        if spec.is_leaf():
+            return next(leaves)
+        made_of = cast("type", spec.type)
+        kind = next((kind for kind in (dict, tuple) if issubclass(made_of, kind)), made_of)
+        fields = cast("tuple[str, ...] | None", getattr(made_of, "_fields", None))
+        keys = spec.entries()
+        parts = zip(fields or keys, spec.children(), strict=True)
+        children = tuple(build(f"{path}/{part}", child) for part, child in parts)
+        return Branch(path, kind, fields, tuple(keys), children)
+
+    return build(name, nest.treespec)
+
+
+_RULE = (
+    "a row holds bool, integer, float and complex arrays of fixed shape: pad ragged data to a maximum, make "
+    "sparse tensors dense, encode text as numbers, or keep such samples in a memory of your own (subclass "
+    "tmrl.memory.TorchMemory)"
+)
 
 
 def _infer_leaf(name: str, value: Any) -> Leaf:
@@ -94,14 +147,12 @@ def _infer_leaf(name: str, value: Any) -> Leaf:
         )
     try:
         array, is_bfloat16 = as_array(value)
-    except ValueError as error:
-        raise SchemaError(f"{name} is ragged ({error}); pad it to a maximum length") from error
-    if array.dtype.kind not in _KINDS or array.dtype.itemsize > 16 or array.dtype == np.longdouble:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise SchemaError(
-            f"{name} is a {type(value).__name__} of dtype {array.dtype}; a row holds bool, integer, float "
-            "and complex arrays of fixed shape: pad ragged data to a maximum, encode text as numbers, or "
-            "keep such samples in a memory of your own (subclass tmrl.memory.TorchMemory)"
-        )
+            f"{name} is a {type(value).__name__} that is no array ({error}); {_RULE}"
+        ) from error
+    if array.dtype.char not in _CHARS:
+        raise SchemaError(f"{name} is a {type(value).__name__} of dtype {array.dtype}; {_RULE}")
     return Leaf(name, array.dtype, array.shape, is_bfloat16)
 
 
@@ -178,7 +229,8 @@ class Schema:
         return hash((self.obs, self.act))
 
     def _identity(self) -> tuple[Any, ...]:
-        return self.obs, self.act, self.info, self.with_crc
+        # In order: it decides the layout.
+        return self.obs, self.act, tuple(self.info.items()), self.with_crc
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{leaf.name}: {leaf}' for leaf in self.leaves)})"

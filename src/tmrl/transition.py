@@ -9,7 +9,7 @@ final observation among them. A sample that knows where it comes from is a `Samp
 `Stamp`. The stamp rides on the tuple itself, so that no surgery on a list of samples can separate the two.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex
 
 if TYPE_CHECKING:
@@ -87,15 +87,6 @@ class RowIds(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class BatchExtras:
-    """What a batch says about itself beside the six."""
-
-    rows: RowIds
-    weights: Any = None
-    info: "Mapping[str, Any]" = field(default_factory=dict[str, Any])
-
-
 class Batch(_Six):
     """A tuple of exactly six, `(prev_obs, new_act, rew, new_obs, terminated, truncated)`, with attributes.
 
@@ -104,30 +95,40 @@ class Batch(_Six):
     writes to it again, and it never aliases what was appended.
     """
 
-    extras: BatchExtras
+    _rows: RowIds
+    _info: "Mapping[str, Any]"
+    _weights: Any
 
-    def __new__(cls, six: "Iterable[Any]", extras: BatchExtras) -> Self:
-        """Makes a batch of the `six` parts."""
-        self = super().__new__(cls, *six)
-        self.extras = extras
+    def __new__(
+        cls, six: "Iterable[Any]", rows: RowIds, info: "Mapping[str, Any]", weights: Any = None
+    ) -> Self:
+        """Makes a batch of the `six` parts, of the rows that it was made of, and of what comes beside."""
+        self = tuple.__new__(cls, six)
+        self._rows = rows
+        self._info = info
+        self._weights = weights
         return self
 
     @property
     def ids(self) -> "NDArray[np.int64]":
         """`(B,)` int64 row ids of the anchors, in the order of the batch; never reused by the memory."""
-        return self.extras.rows.ids()
+        return self._rows.ids()
 
     @property
     def weights(self) -> Any:
         """`(B,)` float32 importance weights on the batch's device; ones unless the sampler weighs."""
-        if self.extras.weights is None:
-            self.extras.weights = self.rew.new_ones(self.rew.shape)
-        return self.extras.weights
+        if self._weights is None:
+            self._weights = self.rew.new_ones(self.rew.shape)
+        return self._weights
 
     @property
     def info(self) -> "Mapping[str, Any]":
         """Entry of `info_keys` to a nest of tensors `(B, ...)`: what the step that led to `new_obs` said."""
-        return self.extras.info
+        return self._info
+
+    def _replace(self, **changes: Any) -> "Batch":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A batch with other parts in place of some of the six, and the same attributes."""
+        return Batch(super()._replace(**changes), self.extras)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> "tuple[Any, ...]":
-        return Batch, (tuple(self), self.extras)
+        return Batch, (tuple(self), self._rows, self._info, self._weights)

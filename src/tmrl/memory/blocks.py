@@ -1,40 +1,65 @@
-"""Blocks: the memory that batches are gathered into, reused once nobody holds any part of a batch.
+"""Blocks: the memory that batches are gathered into, used again once nobody holds any part of a batch.
 
-A block is one stretch of bytes for the rows of a batch. What is handed out are tensors on a *loan* of it, an
-array object of its own, so that the block comes back to the pool exactly when the last tensor that shares its
-memory is gone. Without the pool, each batch of images would fault in tens of megabytes of fresh pages.
+A block is one stretch of bytes for the rows of a batch, with one NumPy view for each array that is cut out
+of it. What is handed out are tensors on these views. A tensor, and whatever is made of it without a copy, keeps
+a reference to its view; so a block is idle exactly when each view's reference count is what it was when the
+block was new. Without reuse, each batch of images would fault in tens of megabytes of fresh pages.
 """
 
-from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+import sys
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tmrl.memory.ring import Ring, record_dtype
+from tmrl.schema import Leaf, Schema
+
+ROWS_PER_WINDOW = 2
 
 THREADED_BYTES = 1 << 20
 """Above this many bytes a gather is given to torch, whose copy uses threads; NumPy's take is faster below."""
 
-MAX_IDLE = 4
+MAX_BLOCKS = 4
 """Blocks kept for reuse; a training loop holds one or two batches at a time."""
 
 
-class Block:
-    """Memory for `n` rows, with the views through which it is filled and read."""
+def parts(schema: Schema) -> list[tuple[Leaf, int]]:
+    """The leaves that are cut out of windows, each with the row of the window in which it is.
 
-    def __init__(self, row_dtype: np.dtype[np.void], n: int) -> None:
-        self.n = n
-        self.memory = np.empty(n * row_dtype.itemsize, np.uint8)
-        self.rows = self.memory.view(row_dtype)
-        self._records = self.memory.view(record_dtype(row_dtype))
-        self._bytes = torch.from_numpy(self.memory).view(n, row_dtype.itemsize)
+    In this order: the previous observation's, the action's, the new observation's, those of info.
+    """
+    last = [*schema.act.leaves, *schema.obs.leaves]
+    last += [leaf for nest in schema.info.values() for leaf in nest.leaves]
+    return [*((leaf, 0) for leaf in schema.obs.leaves), *((leaf, ROWS_PER_WINDOW - 1) for leaf in last)]
+
+
+class Block:
+    """Memory for the rows of `batch_size` windows, with the views through which it is filled and read."""
+
+    def __init__(self, schema: Schema, batch_size: int) -> None:
+        n = batch_size * ROWS_PER_WINDOW
+        self.memory = np.empty(n * schema.row_dtype.itemsize, np.uint8)
+        self._records = self.memory.view(record_dtype(schema.row_dtype))
+        self._bytes = torch.from_numpy(self.memory).view(n, -1)
+        windows = self.memory.view(schema.row_dtype).reshape(batch_size, ROWS_PER_WINDOW)
+        self.last = windows[:, -1]
+        """`(batch_size,)` the anchors' rows."""
+        self.rew, self.terminated, self.truncated = (self.last[n] for n in ("rew", "terminated", "truncated"))
+        self.views = [windows[:, row][leaf.name] for leaf, row in parts(schema)]
+        """`(batch_size, ...)` one view for each of `parts(schema)`."""
+        self._idle_counts = self._counts()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no tensor shares this memory."""
+        return self._counts() == self._idle_counts
+
+    def _counts(self) -> list[int]:
+        return list(map(sys.getrefcount, self.views))
 
     def fill(self, ring: Ring, slots: NDArray[np.int32]) -> None:
-        """Gathers the ring's rows in `slots`, `(n,)`."""
+        """Gathers the ring's rows in `slots`, `(batch_size * ROWS_PER_WINDOW,)`."""
         if self.memory.nbytes < THREADED_BYTES:
             ring.gather(slots, self._records)
         else:
@@ -43,39 +68,24 @@ class Block:
 
 
 class BlockPool:
-    """Blocks of one size at a time.
+    """Blocks for batches of one size.
 
     Args:
-        row_dtype: A schema's row dtype.
+        schema: The layout of the rows.
+        batch_size: Windows in a block.
     """
 
-    def __init__(self, row_dtype: np.dtype[np.void]) -> None:
-        self._row_dtype = row_dtype
-        # Blocks come back from whichever thread drops the last tensor; deque operations are atomic.
-        self._idle: deque[Block] = deque(maxlen=MAX_IDLE)
+    def __init__(self, schema: Schema, batch_size: int) -> None:
+        self._schema = schema
+        self._batch_size = batch_size
+        self._blocks: list[Block] = []
 
-    def take(self, n: int) -> Block:
-        """An idle block for `n` rows, or a new one; its content is arbitrary."""
-        while self._idle:
-            try:
-                block = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if block.n == n:
+    def take(self) -> Block:
+        """An idle block, or a new one; its content is arbitrary. Call it with the memory's lock held."""
+        for block in self._blocks:
+            if block.is_idle:
                 return block
-        return Block(self._row_dtype, n)
-
-    def lend(self, block: Block) -> torch.Tensor:
-        """The block's bytes as a tensor; when its storage is freed, the block is idle again."""
-        loan = block.memory.view(_Loan)
-        loan.end = partial(self._idle.append, block)
-        return torch.from_numpy(loan)
-
-
-class _Loan(NDArray[np.uint8] if TYPE_CHECKING else np.ndarray):
-    """An array that says when it is gone; three times cheaper than `weakref.finalize`."""
-
-    end: Callable[[], None]
-
-    def __del__(self) -> None:
-        self.end()
+        block = Block(self._schema, self._batch_size)
+        # The oldest one is forgotten; it lives on as long as somebody holds a part of it.
+        self._blocks = [*self._blocks[1 - MAX_BLOCKS :], block]
+        return block

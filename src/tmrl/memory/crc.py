@@ -5,8 +5,7 @@ from zlib import crc32
 import numpy as np
 
 from tmrl.integrity import crc_seed, leaf_crc
-from tmrl.memory.blocks import Block
-from tmrl.memory.handout import ROWS_PER_WINDOW
+from tmrl.memory.blocks import ROWS_PER_WINDOW, Block
 from tmrl.schema import Leaf, Schema
 
 
@@ -40,7 +39,7 @@ class BatchChecker:
             The first window that differs, the names of its leaves that do, its episode and its step; None if
             all are equal.
         """
-        anchors = block.rows[ROWS_PER_WINDOW - 1 :: ROWS_PER_WINDOW]
+        anchors = block.last
         expected = anchors["crc/fields"].tolist()
         terminated, truncated = anchors["terminated"].tolist(), anchors["truncated"].tolist()
         view = memoryview(block.memory)  # pyright: ignore[reportArgumentType] - the stub lacks the buffer protocol

@@ -1,33 +1,22 @@
 """Hand-out: a block of gathered rows becomes the six parts of a batch.
 
-Observations, actions and info are views of the block, cut with `as_strided`; on an accelerator the block
-crosses the bus in one copy and is cut there. Rewards and flags are dense float32 copies, so that keeping a
-reward does not keep a block alive.
+Observations, actions and info are views of the block; on an accelerator the block crosses the bus in one copy
+and is cut there. Rewards and flags are dense float32 copies, so that keeping a reward does not keep a block.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
 from tmrl.integrity import CrcRecord
-from tmrl.memory.blocks import Block
+from tmrl.memory.blocks import ROWS_PER_WINDOW, Block, BlockPool, parts
 from tmrl.schema import Leaf, Nest, Schema
 
-ROWS_PER_WINDOW = 2
-DENSE = ("rew", "terminated", "truncated")
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Where one leaf of a batch lies in a block, in items of its dtype."""
-
-    dtype: torch.dtype
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
+Six = tuple[Any, Any, Any, Any, Any, Any]
 
 
 class HandOut:
@@ -43,51 +32,73 @@ class HandOut:
     def __init__(self, schema: Schema, batch_size: int, device: Any, contiguous: bool) -> None:
         self._key = (batch_size, device, contiguous)
         self._schema = schema
-        self._batch_size = batch_size
         self._device = torch.device(device)
-        self._contiguous = contiguous
-        self._previous = [self._cut(leaf, 0) for leaf in schema.obs.leaves]
-        self._new = [self._cut(leaf, 1) for leaf in schema.obs.leaves]
-        self._act = [self._cut(leaf, 1) for leaf in schema.act.leaves]
-        self._info = {key: [self._cut(leaf, 1) for leaf in nest.leaves] for key, nest in schema.info.items()}
-        cuts = [*self._previous, *self._act, *(cut for info in self._info.values() for cut in info)]
-        self._dtypes = {cut.dtype for cut in cuts}
+        self._is_contiguous = contiguous
+        self._has_bfloat16 = any(leaf.is_bfloat16 for leaf in schema.leaves)
+        self._nests = _nests(schema)
+        self._cuts = [_cut(schema, batch_size, leaf, row) for leaf, row in parts(schema)]
+        self.pool = BlockPool(schema, batch_size)
 
     def fits(self, batch_size: int, device: Any, contiguous: bool) -> bool:
         """Whether this is what cuts such batches."""
         return self._key == (batch_size, device, contiguous)
 
-    def six(self, block: Block, loan: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The six parts of a batch and its info, from a filled block and the loan of it."""
+    def six(self, block: Block) -> tuple[Six, dict[str, Any]]:
+        """The six parts of a batch and its info, from a filled block."""
+        leaves = self._leaves(block)
+        prev_obs, new_act, new_obs, *infos = [_nest(leaves, *part) for part in self._nests]
+        info = dict(zip(self._schema.info, infos, strict=True)) if infos else {}
+        rew = torch.from_numpy(block.rew.copy())
+        terminated = torch.from_numpy(block.terminated.astype(np.float32))
+        truncated = torch.from_numpy(block.truncated.astype(np.float32))
         if self._device.type != "cpu":
-            loan = loan.to(self._device)
-        typed = {dtype: loan.view(dtype) for dtype in self._dtypes}
-        rew, terminated, truncated = self._dense(block)
-        prev_obs = self._nest(self._schema.obs, self._previous, typed)
-        new_act = self._nest(self._schema.act, self._act, typed)
-        new_obs = self._nest(self._schema.obs, self._new, typed)
-        info = {key: self._nest(nest, self._info[key], typed) for key, nest in self._schema.info.items()}
+            rew, terminated, truncated = (part.to(self._device) for part in (rew, terminated, truncated))
         return (prev_obs, new_act, rew, new_obs, terminated, truncated), info
 
-    def _dense(self, block: Block) -> list[torch.Tensor]:
-        last = block.rows[ROWS_PER_WINDOW - 1 :: ROWS_PER_WINDOW]
-        tensors = [torch.from_numpy(last[name].astype(np.float32)) for name in DENSE]
-        return tensors if self._device.type == "cpu" else [tensor.to(self._device) for tensor in tensors]
+    def _leaves(self, block: Block) -> list[torch.Tensor]:
+        """Tensors of all `parts` of the schema."""
+        if self._device.type != "cpu":
+            leaves = self._cut_on_device(block)
+        else:
+            leaves = list(map(torch.from_numpy, block.views))
+            if self._has_bfloat16:
+                leaves = [leaf.view(cut.dtype) for leaf, cut in zip(leaves, self._cuts, strict=True)]
+        return [leaf.contiguous() for leaf in leaves] if self._is_contiguous else leaves
 
-    def _nest(self, nest: Nest, cuts: list[_Cut], typed: dict[torch.dtype, torch.Tensor]) -> Any:
-        leaves = [typed[cut.dtype].as_strided(cut.size, cut.stride, cut.offset) for cut in cuts]
-        if self._contiguous:
-            leaves = [leaf.contiguous() for leaf in leaves]
-        return nest.pack_nest(leaves)
+    def _cut_on_device(self, block: Block) -> list[torch.Tensor]:
+        copy = torch.from_numpy(block.memory).to(self._device)
+        typed = {dtype: copy.view(dtype) for dtype in {cut.dtype for cut in self._cuts}}
+        return [typed[cut.dtype].as_strided(cut.size, cut.stride, cut.offset) for cut in self._cuts]
 
-    def _cut(self, leaf: Leaf, row: int) -> _Cut:
-        itemsize = leaf.dtype.itemsize
-        row_items = self._schema.row_dtype.itemsize // itemsize
-        # Strides of a dense array of the leaf's shape, behind the distance from window to window.
-        dense = [math.prod(leaf.shape[axis + 1 :]) for axis in range(len(leaf.shape))]
-        stride = (ROWS_PER_WINDOW * row_items, *dense)
-        offset = row * row_items + self._schema.offsets[leaf.name] // itemsize
-        return _Cut(torch_dtype(leaf), (self._batch_size, *leaf.shape), stride, offset)
+
+def _nests(schema: Schema) -> list[tuple[Nest, int, int]]:
+    """The nests of a batch, each with the range of its leaves among the `parts`."""
+    nests = [schema.obs, schema.act, schema.obs, *schema.info.values()]
+    stops = list(accumulate(len(nest.leaves) for nest in nests))
+    return [(nest, stop - len(nest.leaves), stop) for nest, stop in zip(nests, stops, strict=True)]
+
+
+def _nest(leaves: list[torch.Tensor], nest: Nest, start: int, stop: int) -> Any:
+    return leaves[start] if nest.is_leaf else nest.pack_nest(leaves[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where one leaf of a batch lies in a block, in items of its dtype."""
+
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _cut(schema: Schema, batch_size: int, leaf: Leaf, row: int) -> _Cut:
+    row_items = schema.row_dtype.itemsize // leaf.dtype.itemsize
+    # Strides of a dense array of the leaf's shape, behind the distance from window to window.
+    dense = [math.prod(leaf.shape[axis + 1 :]) for axis in range(len(leaf.shape))]
+    offset = row * row_items + schema.offsets[leaf.name] // leaf.dtype.itemsize
+    dtype: torch.dtype = getattr(torch, leaf.dtype_name)
+    return _Cut(dtype, (batch_size, *leaf.shape), (ROWS_PER_WINDOW * row_items, *dense), offset)
 
 
 def one_transition(
@@ -119,8 +130,3 @@ def _one_leaf(leaf: Leaf, value: Any) -> Any:
         return torch.from_numpy(np.array(value, np.uint16)).view(torch.bfloat16)
     # An array of its own, aligned and contiguous; a number stays a NumPy scalar.
     return value.copy()
-
-
-def torch_dtype(leaf: Leaf) -> torch.dtype:
-    """The dtype of a leaf's tensors."""
-    return getattr(torch, leaf.dtype_name)

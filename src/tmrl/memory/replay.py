@@ -30,7 +30,7 @@ from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
 from tmrl.packing import worker_of
 from tmrl.schema import Schema
-from tmrl.transition import Batch, BatchExtras
+from tmrl.transition import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -232,16 +232,17 @@ class ReplayMemory(TorchMemory):
     def _batch(self, ranks: NDArray[np.int64]) -> Batch:
         store = self._opened()
         self._drawn = drawn = store.draw(ranks)
-        block = store.gather(drawn)
-        loan = store.pool.lend(block)
+        hand_out = self._hand_out
+        if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
+            self._hand_out = hand_out = HandOut(store.schema, len(ranks), self.device, self.contiguous)
+        block = hand_out.pool.take()
+        block.fill(store.ring, drawn.pairs.reshape(-1))
         if self.crc_debug:
             self._check(store, drawn, block)
-        if self._hand_out is None or not self._hand_out.fits(len(ranks), self.device, self.contiguous):
-            self._hand_out = HandOut(store.schema, len(ranks), self.device, self.contiguous)
-        six, info = self._hand_out.six(block, loan)
+        six, info = hand_out.six(block)
         if self.sample_preprocessor is not None:
             six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
-        return Batch(six, BatchExtras(drawn, info=info))
+        return Batch(six, drawn, info)
 
     def _check(self, store: Store, drawn: Drawn, block: Block) -> None:
         if self._checker is None:

@@ -76,7 +76,7 @@ class Ring:
             out: `(n,)` opaque records of the row's size, see `record_dtype`.
         """
         # mode="clip" lets NumPy write into `out` directly; the default mode takes a detour (3x slower).
-        np.take(self.records, slots, out=out, mode="clip")
+        self.records.take(slots, out=out, mode="clip")
 
     def held_slots(self, newest: int | None = None) -> NDArray[np.int64]:
         """Slots of the rows held, or of only the `newest` of them, oldest first."""

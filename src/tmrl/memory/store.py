@@ -1,21 +1,19 @@
 """Store: ring, links and index of one schema wired together; rows go in as chunks and come out in blocks."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
 from tmrl.memory.anchors import Anchors, Pairs
-from tmrl.memory.blocks import Block, BlockPool
 from tmrl.memory.ring import Ring
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.streams import StreamTable
 from tmrl.schema import Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """Which rows a batch was made of, so that their ids are computed only if somebody asks."""
 
     pairs: Pairs
@@ -45,7 +43,6 @@ class Store:
         self.anchors = Anchors(n_transitions + 1)
         self.times = ArrivalTimes()
         self._streams = StreamTable()
-        self.pool = BlockPool(schema.row_dtype)
 
     @property
     def bytes_full(self) -> int:
@@ -93,12 +90,6 @@ class Store:
     def draw(self, ranks: NDArray[np.int64]) -> Drawn:
         """Turns ranks of transitions into rows."""
         return Drawn(self.anchors.pairs(ranks), self.ring.oldest, self.ring.next, self.ring.n_rows)
-
-    def gather(self, drawn: Drawn) -> Block:
-        """Copies the windows, `(previous row, anchor)` one after the other, into a block."""
-        block = self.pool.take(drawn.pairs.size)
-        block.fill(self.ring, drawn.pairs.reshape(-1))
-        return block
 
     def resize(self, n_transitions: int) -> None:
         """Changes the capacity, keeping the newest rows under the same ids."""
