@@ -218,7 +218,7 @@ class _Work:
             finite = _is_finite(leaf, values)
             if not finite.all():
                 index = int(np.argwhere(~finite)[0][0])
-                self.refuse(index, leaf.name, f"finite {leaf.dtype_name}", _brief(column[index]))
+                self.refuse(index, leaf.name, f"finite numbers ({leaf.dtype_name})", _brief(column[index]))
         self.rows[leaf.name] = values
 
     def coerce(self, leaf: Leaf, index: int, value: Any) -> NDArray[Any]:
@@ -243,7 +243,7 @@ class _Work:
                 values = np.array(column, np.float32)
         except OverflowError:  # of a python int; others become infinite
             index = next(i for i, value in enumerate(column) if not -_LARGEST <= value <= _LARGEST)
-            self.refuse(index, "rew", "finite float32", _brief(column[index]))
+            self.refuse(index, "rew", "finite numbers (float32)", _brief(column[index]))
         self.store(leaf, values, column)
 
     def number(self, name: str, expected: str, index: int, value: Any) -> Any:

@@ -128,7 +128,7 @@ class Batch(_Six):
 
     def _replace(self, **changes: Any) -> "Batch":  # pyright: ignore[reportIncompatibleMethodOverride]
         """A batch with other parts in place of some of the six, and the same attributes."""
-        return Batch(super()._replace(**changes), self.extras)
+        return Batch(super()._replace(**changes), self._rows, self._info, self._weights)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> "tuple[Any, ...]":
         return Batch, (tuple(self), self._rows, self._info, self._weights)

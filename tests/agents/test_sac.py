@@ -15,8 +15,12 @@ SIZE = 32
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed_and_one_thread():
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

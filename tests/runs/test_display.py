@@ -69,3 +69,5 @@ def test_a_snapshot_is_taken_only_when_one_is_due():
         clock.now = now
         display.update(take)
     assert taken == [0.0, 5.0, 10.0]
+    display.update(take, is_last=True)
+    assert taken == [0.0, 5.0, 10.0, 10.0]

@@ -1,9 +1,9 @@
 """Blocks: the memory that batches are gathered into, used again once nobody holds any part of a batch.
 
 A block is one stretch of bytes for the rows of a batch, with one NumPy view for each array that is cut out
-of it. What is handed out are tensors on these views. A tensor, and whatever is made of it without a copy, keeps
-a reference to its view; so a block is idle exactly when each view's reference count is what it was when the
-block was new. Without reuse, each batch of images would fault in tens of megabytes of fresh pages.
+of it. What is handed out are tensors on these views. A tensor, and whatever is made of it without a copy,
+keeps a reference to its view; so a block is idle exactly when each view's reference count is what it was when
+the block was new. Without reuse, each batch of images would fault in tens of megabytes of fresh pages.
 """
 
 import sys

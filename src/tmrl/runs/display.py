@@ -52,9 +52,9 @@ class Display(ABC):
         self._clock = clock
         self._shown_at = -interval_s
 
-    def update(self, take_snapshot: Callable[[], Snapshot]) -> None:
-        """Shows a snapshot if one is due; only then is it taken."""
-        if self._clock() - self._shown_at >= self._interval_s:
+    def update(self, take_snapshot: Callable[[], Snapshot], is_last: bool = False) -> None:
+        """Shows a snapshot if one is due, or the last; only then is it taken."""
+        if is_last or self._clock() - self._shown_at >= self._interval_s:
             self._show(take_snapshot())
             self._shown_at = self._clock()
 

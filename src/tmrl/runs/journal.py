@@ -87,7 +87,7 @@ class Journal:
         self._training_s += metrics["training_step_duration"]
         if self.updates % LOG_INTERVAL == 0:
             self._log(loop.memory, metrics)
-        self._display.update(lambda: self._snapshot(loop.memory))
+        self._display.update(lambda: self._snapshot(loop.memory), is_last=self.updates == self._planned)
 
     def _log(self, memory: ReplayMemory, metrics: dict[str, Any]) -> None:
         scalars = {f"agent/{name}": value for name, value in metrics.items() if name not in LOOP_METRICS}

@@ -153,23 +153,19 @@ class Session:
             test_interval_steps=STEPS_PER_TEST,
             test_episodes=EPISODES_PER_TEST,
         )
-        with source, make_display(console, title) as display:
-            source.broadcast_model(self.training.agent.get_actor())
-            journal = Journal(source, folder.path, display, planned)
-            self.training.on_update = journal.on_update
-            returns = self._train_and_test(journal)
+        display = make_display(console, title)
+        source.broadcast_model(self.training.agent.get_actor())
+        journal = Journal(source, folder.path, display, planned)
+        self.training.on_update = journal.on_update
+        try:
+            with source, display, Trainer(lambda: self.training, source=journal) as trainer:
+                trainer.run()
+            returns = self.test_policy()
+        except KeyboardInterrupt:
+            returns = None
         outcome = Outcome(self, journal, returns)
         outcome.write(folder)
         return outcome
-
-    def _train_and_test(self, journal: Journal) -> list[float] | None:
-        """Returns of the final test; None if Ctrl-C came before its end."""
-        try:
-            with Trainer(lambda: self.training, source=journal) as trainer:
-                trainer.run()
-            return self.test_policy()
-        except KeyboardInterrupt:
-            return None
 
     def test_policy(self) -> list[float]:
         """Returns of the final test of the policy as it is now."""
@@ -225,7 +221,7 @@ class Outcome:
             "env_steps": journal.env_steps,
             "updates": journal.updates,
             "target_return": self.settings.target,
-            "reached_target": None if returns is None else self.is_on_target,
+            "reached_target": None if returns is None or self.settings.target is None else self.is_on_target,
             "test_return_mean": None if returns is None else self.mean,
             "test_return_std": None if returns is None else float(np.std(returns)),
             "test_returns": returns,

@@ -18,7 +18,7 @@ class TrainSettings:
     """Id of a Gymnasium environment with bounded continuous actions."""
     name: str | None = None
     """Name of the run's folder in runs/; by default the environment's id, date and time."""
-    steps: int = 6_000
+    steps: int = 8_000
     """Steps of the environment, resets included; one update for each after the first --warm-up."""
     seed: int = 0
     """Seed of the networks, the noise, the environment and the memory's draws."""
