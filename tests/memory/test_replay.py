@@ -259,7 +259,7 @@ class TestRefusal:
         episode[2][1][:] = np.nan
         memory = ReplayMemory(finite=("obs",))
         with pytest.raises(
-            BadSampleError, match="worker 'robot-7', sample 2 of 3: obs: expected finite float32"
+            BadSampleError, match="worker 'robot-7', sample 2 of 3: obs: expected finite numbers"
         ):
             memory.append(buffer_of(episode))
         assert memory.stats().workers["robot-7"].refused == 3

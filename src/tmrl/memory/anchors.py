@@ -50,13 +50,11 @@ class Anchors:
 
     def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
         """The windows of the anchors with these ranks, 0 being the oldest."""
-        first = self.head % self.n_rows
-        places = ranks + first
+        # Between -n_rows and n_rows: fancy indexing counts negative places from the end, so the ring wraps
+        # for free. It also takes 8-byte items four times faster than np.take does.
+        places = ranks + (self.head % self.n_rows - self.n_rows)
         if self.holes:
             places += np.searchsorted(self._shifted_holes, ranks, side="right")
-        if first + self.tail - self.head > self.n_rows:
-            places[places >= self.n_rows] -= self.n_rows
-        # Fancy indexing takes 8-byte items four times faster than np.take does.
         return self._pairs[places].view(np.int32).reshape(-1, 2)
 
     def extend(self, first_id: int, back: NDArray[np.int32], oldest: int) -> None:

@@ -18,7 +18,11 @@ from tmrl.schema import Leaf, Schema
 ROWS_PER_WINDOW = 2
 
 THREADED_BYTES = 1 << 20
-"""Above this many bytes a gather is given to torch, whose copy uses threads; NumPy's take is faster below."""
+THREADED_ROW_BYTES = 1 << 16
+"""A gather is torch's, which uses threads, if it moves at least the first in rows smaller than the second.
+
+Measured on two cores, time of NumPy over that of torch: 0.7 in rows of 100 bytes, 1.4 of 28 KB, 0.8 of 98 KB.
+"""
 
 MAX_BLOCKS = 4
 """Blocks kept for reuse; a training loop holds one or two batches at a time."""
@@ -42,6 +46,8 @@ class Block:
         self.memory = np.empty(n * schema.row_dtype.itemsize, np.uint8)
         self._records = self.memory.view(record_dtype(schema.row_dtype))
         self._bytes = torch.from_numpy(self.memory).view(n, -1)
+        row_bytes = schema.row_dtype.itemsize
+        self._is_threaded = self.memory.nbytes >= THREADED_BYTES and row_bytes < THREADED_ROW_BYTES
         windows = self.memory.view(schema.row_dtype).reshape(batch_size, ROWS_PER_WINDOW)
         self.last = windows[:, -1]
         """`(batch_size,)` the anchors' rows."""
@@ -60,7 +66,7 @@ class Block:
 
     def fill(self, ring: Ring, slots: NDArray[np.int32]) -> None:
         """Gathers the ring's rows in `slots`, `(batch_size * ROWS_PER_WINDOW,)`."""
-        if self.memory.nbytes < THREADED_BYTES:
+        if not self._is_threaded:
             ring.gather(slots, self._records)
         else:
             table = torch.from_numpy(ring.rows.view(np.uint8).reshape(ring.n_rows, -1))
