@@ -3,7 +3,7 @@
 from tmrl import __version__
 
 project = "tmrl-memory"
-author = "The tmrl-memory developers"
+author = copyright = "The tmrl-memory developers"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
