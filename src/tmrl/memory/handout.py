@@ -5,6 +5,7 @@ and is cut there. Rewards and flags are dense float32 copies, so that keeping a 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -48,12 +49,15 @@ class HandOut:
         leaves = self._leaves(block)
         prev_obs, new_act, new_obs, *infos = [_nest(leaves, *part) for part in self._nests]
         info = dict(zip(self._schema.info, infos, strict=True)) if infos else {}
-        rew = torch.from_numpy(block.rew.copy())
-        terminated = torch.from_numpy(block.terminated.astype(np.float32))
-        truncated = torch.from_numpy(block.truncated.astype(np.float32))
-        if self._device.type != "cpu":
-            rew, terminated, truncated = (part.to(self._device) for part in (rew, terminated, truncated))
+        rew, terminated, truncated = self._dense(block)
         return (prev_obs, new_act, rew, new_obs, terminated, truncated), info
+
+    def _dense(self, block: Block) -> Sequence[torch.Tensor]:
+        """Rewards and the two flags."""
+        columns = (block.rew.copy(), block.terminated.astype(np.float32), block.truncated.astype(np.float32))
+        if self._device.type != "cpu":
+            return torch.from_numpy(np.stack(columns)).to(self._device).unbind()
+        return list(map(torch.from_numpy, columns))
 
     def _leaves(self, block: Block) -> list[torch.Tensor]:
         """Tensors of all `parts` of the schema."""
