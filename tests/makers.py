@@ -7,6 +7,8 @@ import numpy as np
 
 from tmrl.integrity import nest_crcs, transition_crcs
 from tmrl.networking import Buffer
+from tmrl.packing import Packer
+from tmrl.schema import Nest, Schema
 from tmrl.transition import Sample, Stamp
 
 
@@ -49,3 +51,23 @@ def with_crc(samples: list[Sample]) -> list[Sample]:
         crc = {"worker": stamp.worker, "episode": stamp.episode, "step": stamp.step, "fields": fields}
         checked.append(Sample((act, obs, rew, terminated, truncated, {**info, "crc": crc}), stamp))
     return checked
+
+
+ACT = np.array([0.25, -0.5], np.float32)
+
+
+def packer_of(obs: Any, act: Any = ACT, finite: Any = ("rew", "act"), **info: Any) -> Packer:
+    """A packer whose schema comes from these examples; the rest are entries of `info` to keep."""
+    nests_of_info = {key: Nest.infer(f"info/{key}", value) for key, value in info.items()}
+    return Packer(Schema(Nest.infer("obs", obs), Nest.infer("act", act), nests_of_info), finite)
+
+
+def step(obs: Any, act: Any = ACT, rew: Any = 0.5, **changes: Any) -> tuple[Any, ...]:
+    """A step without a stamp; what is not given is of no interest."""
+    parts = {"terminated": False, "truncated": False, "info": {}} | changes
+    return act, obs, rew, parts["terminated"], parts["truncated"], parts["info"]
+
+
+def robot_sample(sample: Any, episode_step: int = 1) -> Sample:
+    """The sample, stamped by the worker `robot-7`."""
+    return Sample(sample, Stamp("robot-7", 0, 5, 0, episode_step))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nests import fill, nests
 from tmrl.errors import IntegrityError
-from tmrl.integrity import check_transition, leaf_crc, nest_crcs, transition_crcs
+from tmrl.integrity import check_transition, crc_record, leaf_crc, nest_crcs, transition_crcs
 from tmrl.nest import flatten, unflatten
 
 PARTS = ("prev_obs", "act", "obs", "rew", "terminated", "truncated")
@@ -185,3 +185,11 @@ def test_checks_also_run_under_python_O() -> None:
     )
     assert result.returncode == 1
     assert "IntegrityError: obs of step 1 (episode 0) of worker 'w'" in result.stderr
+
+
+@pytest.mark.parametrize("record", [None, 7, {}, {"worker": "ann", "episode": 0, "step": 1}])
+def test_malformed_checksums_are_refused(record: Any) -> None:
+    with pytest.raises(
+        IntegrityError, match=r"info\[\"crc\"\] must be a dict of .*'fields'.*; leave that key"
+    ):
+        crc_record({"crc": record})

@@ -21,7 +21,8 @@ class Buffer:
         stat_test_return: Return of the newest test episode.
         stat_train_steps: Length of the newest training episode, in steps.
         stat_test_steps: Length of the newest test episode, in steps.
-        dropped: Samples dropped since the last `clear()`, because there were more than `maxlen`.
+        dropped: Samples dropped since the last `clear()`, here or in a Buffer that was added, because there
+            were more than `maxlen`.
         maxlen: As given.
     """
 
@@ -85,6 +86,7 @@ class Buffer:
             self.stat_train_steps = other.stat_train_steps
             self.stat_test_steps = other.stat_test_steps
         self.memory += other.memory
+        self.dropped += other.dropped
         self.clip_to_maxlen()
         return self
 

@@ -89,14 +89,20 @@ def crc_record(info: Any) -> CrcRecord:
     """The checksums in a sample's info.
 
     Raises:
-        IntegrityError: There are none, because the worker was not in CRC mode.
+        IntegrityError: There are none, because the worker was not in CRC mode, or they are malformed.
     """
     if not isinstance(info, dict) or "crc" not in info:
         raise IntegrityError(
             'a sample carries no info["crc"]: its worker was not in CRC mode; give RolloutWorker '
             "crc_debug=True too, and keep the info in the sample_compressor"
         )
-    return info["crc"]  # pyright: ignore[reportUnknownVariableType]
+    record: Any = info["crc"]
+    if not isinstance(record, dict) or not CrcRecord.__required_keys__ <= record.keys():
+        raise IntegrityError(
+            f'info["crc"] must be a dict of {sorted(CrcRecord.__required_keys__)}, got {record!r}; '
+            "leave that key to the worker"
+        )
+    return record  # pyright: ignore[reportReturnType]
 
 
 def mismatch(names: list[str], worker: str, episode: int, step: int) -> str:

@@ -1,12 +1,12 @@
 """Packing: samples are checked against a schema, all at once, and become rows.
 
 The work goes column by column: a thousand observations are one set of types, one set of shapes, one set of
-dtypes and one `b"".join`, about 1 us a sample; a loop with a check a sample would cost tenfold. Whatever does
-not pass goes through a slow path that either finds the value harmless (a Python number where the schema has a
+dtypes and one `b"".join`, about 0.5 us a sample; one by one they cost ten times as much. Whatever does not
+pass goes through a slow path that either finds the value harmless (a Python number where the schema has a
 NumPy one) or says exactly which sample is wrong and how.
 
-Samples that arrive one at a time have a path of their own, `pack_one`, for which the column machinery is all
-overhead. Property tests hold the two together.
+Samples that arrive one at a time have a path of their own, `_ScalarPath`, for which the column machinery is
+all overhead. Property tests hold the two together.
 """
 
 import struct
@@ -29,6 +29,8 @@ Column = Sequence[Any]
 
 _NUMBER = (int, float, np.number, np.bool_)
 _REAL = (int, float, np.integer, np.floating, np.bool_)
+_FLOATS = frozenset((float, np.float32, np.float64))
+_BOOLS = frozenset((bool, np.bool_))
 _MISSING = object()
 _LARGEST = sys.float_info.max
 _FLAG = {False: b"\0", True: b"\1"}
@@ -227,7 +229,7 @@ class _Work:
             array, is_bfloat16 = as_array(value)
         except (ValueError, TypeError, RuntimeError):
             array, is_bfloat16 = np.empty((), object), False
-        if array.dtype.hasobject:
+        if array.dtype.kind not in "biufc":
             self.refuse(index, leaf.name, str(leaf), _brief(value))
         if array.shape != leaf.shape or array.dtype != leaf.dtype or is_bfloat16 != leaf.is_bfloat16:
             found = f"{'bfloat16' if is_bfloat16 else array.dtype.name} of shape {array.shape}"
@@ -259,7 +261,7 @@ class _Work:
         return (array.astype(np.uint32) << 16).view(np.float32).item() if is_bfloat16 else array.item()
 
     def flags(self, name: str, column: Column) -> None:
-        if not set(map(type, column)) <= {bool, np.bool_}:
+        if not set(map(type, column)) <= _BOOLS:
             column = [self.number(name, "True or False", i, value) for i, value in enumerate(column)]
             for index, value in enumerate(column):
                 if value not in {0, 1}:
@@ -302,9 +304,8 @@ def _join(leaf: Leaf, column: Column) -> NDArray[Any] | None:
         return None
     kind = kinds.pop()
     if kind is np.ndarray:
-        if {value.shape for value in column} != {leaf.shape} or {value.dtype for value in column} != {
-            leaf.dtype
-        }:
+        shapes, dtypes = {value.shape for value in column}, {value.dtype for value in column}
+        if shapes != {leaf.shape} or dtypes != {leaf.dtype}:
             return None
         try:
             joined = b"".join(column)
@@ -340,7 +341,7 @@ def _brief(value: Any) -> str:
 
 
 class _ScalarPath:
-    """Packs a single sample of arrays: about 6 us where the columns would cost 40."""
+    """Packs a single sample of arrays: about 4 us where the columns would cost 40."""
 
     def __init__(self, schema: Schema, finite: frozenset[str]) -> None:
         tail = ("rew", "terminated", "truncated")
@@ -363,10 +364,7 @@ class _ScalarPath:
             act, obs, rew, terminated, truncated, _ = sample
         except (ValueError, TypeError):  # not six
             return None
-        if type(rew) not in {float, np.float32, np.float64} or {type(terminated), type(truncated)} - {
-            bool,
-            np.bool_,
-        }:
+        if type(rew) not in _FLOATS or type(terminated) not in _BOOLS or type(truncated) not in _BOOLS:
             return None
         try:
             values: list[Any] = self._obs.flatten_up_to(obs) + self._act.flatten_up_to(act)

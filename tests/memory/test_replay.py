@@ -92,6 +92,10 @@ class TestInterface:
         with pytest.raises(IndexError, match="out of range"):
             memory.take([index])
 
+    def test_batch_of_no_transitions_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="indices must name at least 1 transition, got none"):
+            filled().take([])
+
     def test_negative_index_counts_from_the_newest(self) -> None:
         assert filled().get_transition(-1)[3] == 20
 
@@ -410,6 +414,14 @@ class TestSize:
         """B43: slots are 32 bits wide."""
         with pytest.raises(ValueError, match="memory_size must be at least 1 and below 2147483647"):
             ReplayMemory(memory_size=3e9)
+
+    def test_memory_that_the_machine_cannot_hold_says_how_large_it_is(self) -> None:
+        memory = ReplayMemory(memory_size=2e9)
+        image = np.zeros((1000, 1000, 100), np.uint8)
+        with pytest.raises(
+            MemoryError, match=r"2,000,000,000 transitions of 100,000,008 bytes need 200,000,016 GB"
+        ):
+            memory.append(buffer_of([(np.zeros(1, np.uint8), image, 0.0, False, False, {})] * 2))
 
 
 class TestStats:

@@ -138,11 +138,18 @@ class ReplayMemory(TorchMemory):
             self._tally.of(worker_of(sample), source).refused += 1
 
     def _open_store(self, schema: Schema) -> Store:
-        store = Store(schema, self._capacity, self._tally)
+        row_bytes = schema.row_dtype.itemsize
+        try:
+            store = Store(schema, self._capacity, self._tally)
+        except MemoryError as error:
+            raise MemoryError(
+                f"memory_size must fit this machine: {self._capacity:,} transitions of {row_bytes:,} bytes "
+                f"need {self._capacity * row_bytes / 1e9:,.0f} GB; choose a smaller one"
+            ) from error
         logger.info(
             "memory of %d transitions: %d bytes a row, %.1f MB when full",
             self._capacity,
-            schema.row_dtype.itemsize,
+            row_bytes,
             store.bytes_full / 1e6,
         )
         return store
@@ -179,9 +186,12 @@ class ReplayMemory(TorchMemory):
         """The batch of chosen transitions, by the indices that `self[i]` takes; no `batch_preprocessor`.
 
         Raises:
+            ValueError: There are no indices.
             IndexError: There is no such transition.
             IntegrityError: As in `sample`.
         """
+        if len(indices) == 0:
+            raise ValueError("indices must name at least 1 transition, got none")
         with self._lock:
             return self._batch(np.array([self._rank(index) for index in indices], np.int64))
 
@@ -237,11 +247,11 @@ class ReplayMemory(TorchMemory):
             self._hand_out = hand_out = HandOut(store.schema, len(ranks), self.device, self.contiguous)
         block = hand_out.pool.take()
         block.fill(store.ring, drawn.pairs.reshape(-1))
-        if self.crc_debug:
-            self._check(store, drawn, block)
         six, info = hand_out.six(block)
         if self.sample_preprocessor is not None:
             six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
+        elif self.crc_debug:
+            self._check(store, drawn, block)
         return Batch(six, drawn, info)
 
     def _check(self, store: Store, drawn: Drawn, block: Block) -> None:

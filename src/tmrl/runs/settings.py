@@ -24,7 +24,7 @@ class TrainSettings:
     """Seed of the networks, the noise, the environment and the memory's draws."""
     batch_size: int = 256
     """Transitions in a batch."""
-    memory_size: int = 1_000_000
+    memory_size: float = 1e6
     """Most transitions that the memory holds."""
     learning_rate: float = 1e-3
     """Learning rate of the critics, the policy and the temperature."""
