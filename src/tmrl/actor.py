@@ -76,7 +76,7 @@ class ActorModule(ABC):
             test: Whether to act as in deployment, without exploration.
 
         Returns:
-            The action, as the environment takes it: usually a NumPy array.
+            The action as the environment takes it, usually a NumPy array.
         """
 
     def act_(self, obs: Any, test: bool = False) -> Any:

@@ -114,7 +114,7 @@ class SACAgent(TrainingAgent):
                 `weights` of shape `(B,)`, they weigh the critics' loss.
 
         Returns:
-            Losses and state by name, tensors of one element: the device is not waited for.
+            Losses and state by name, tensors of one element, so that the device is not waited for.
         """
         prev_obs, new_act, rew, new_obs, terminated, _ = batch
         obs, act = flat_observation(prev_obs), self.actor.unit_box.from_action(new_act)

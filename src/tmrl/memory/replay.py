@@ -171,7 +171,7 @@ class ReplayMemory(TorchMemory):
         """Draws a batch, uniform and with replacement.
 
         Returns:
-            A `Batch`, or what the `batch_preprocessor` makes of it. It is the caller's: the memory never
+            A `Batch`, or what the `batch_preprocessor` makes of it. It is the caller's; the memory never
             writes to it again.
 
         Raises:
