@@ -260,5 +260,10 @@ def infer_info(key: str, infos: Sequence[Any]) -> Nest | None:
     """The nest of one entry of `info`, from the first sample that has it; None if none has."""
     for info in infos:
         if isinstance(info, dict) and key in info:
-            return Nest.infer(f"info/{key.replace('~', '~0').replace('/', '~1')}", info[key])
+            return Nest.infer(info_name(key), info[key])
     return None
+
+
+def info_name(key: str) -> str:
+    """The name under which an entry of `info` stands in a row."""
+    return f"info/{key.replace('~', '~0').replace('/', '~1')}"

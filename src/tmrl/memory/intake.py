@@ -50,6 +50,14 @@ class Intake:
         """The schema, once it is known."""
         return None if self._packer is None else self._packer.schema
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that a memory is made with again, as what `json.dumps` takes."""
+        return {"info_keys": list(self._info_keys), "finite": list(self._finite)}
+
+    def adopt(self, schema: Schema) -> None:
+        """Takes a schema as given, instead of waiting for samples to show it."""
+        self._packer = Packer(schema, self._finite)
+
     def chunks(self, samples: Sequence[Any], source: str, continues: bool) -> list[Chunk]:
         """Checks and packs samples, as `chunks_of` does; an empty list while the schema is not yet known.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
-from tmrl.errors import EmptyMemoryError, IntegrityError, TmrlError
+from tmrl.errors import EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
@@ -25,16 +25,26 @@ from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
 from tmrl.memory.samplers import Uniform
+from tmrl.memory.snapshot import read_manifest, read_segments, write_snapshot
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, Tally, percentile
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
 from tmrl.packing import worker_of
-from tmrl.schema import Schema
+from tmrl.schema import Rows, Schema
+from tmrl.schema_json import schema_from_json, schema_to_json
 from tmrl.transition import Batch
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = np.iinfo(np.int32).max
+
+SAVE_ATTEMPTS = 3
+"""Saves that appends may outrun, evicting rows before they are copied, until appends have to wait."""
+
+_COUNTERS = (
+    *("_draws", "crc_checked"),
+    *("stat_train_return", "stat_test_return", "stat_train_steps", "stat_test_steps"),
+)
 
 
 @final
@@ -92,6 +102,7 @@ class ReplayMemory(TorchMemory):
         self._checker: BatchChecker | None = None
         self._drawn: Drawn | None = None
         self._draws = 0
+        self._snapshot: int | None = None
         self.batch_preprocessor = batch_preprocessor
         self.contiguous = contiguous
         super().__init__(
@@ -270,6 +281,98 @@ class ReplayMemory(TorchMemory):
         if self._store is None:
             raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
         return self._store
+
+    # Snapshots
+
+    def save(self, path: str | Path) -> None:
+        """Writes the memory to a folder, from which `load` goes on as if nothing had happened.
+
+        Saving again to the same folder writes only what is new. A crash leaves the snapshot that was there
+        before. Other threads may append and sample meanwhile; what is saved is the memory at one instant. Not
+        saved: the preprocessors, and resets that still wait for the first action ever.
+
+        Raises:
+            DatasetError: The folder holds something else.
+        """
+        for _ in range(SAVE_ATTEMPTS):
+            try:
+                self._save(Path(path))
+            except EvictedRowError:
+                continue
+            return
+        with self._lock:
+            self._save(Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, **arguments: Any) -> "ReplayMemory":
+        """Makes the memory that was saved to a folder.
+
+        Args:
+            path: The folder.
+            arguments: Arguments of the constructor, in place of those that were saved. Preprocessors, the
+                device and the spaces are not saved.
+
+        Raises:
+            DatasetError: The folder holds no snapshot, or a damaged one; the message names the file.
+        """
+        folder = Path(path)
+        body, checksum = read_manifest(folder)
+        memory = cls(**{**body["settings"], **arguments, "memory_size": body["settings"]["memory_size"]})
+        memory._restore(body["state"])
+        if body["schema"] is not None:
+            schema = schema_from_json(body["schema"])
+            memory._intake.adopt(schema)
+            memory._store = store = memory._open_store(schema)
+            store.restore(
+                lambda put: read_segments(folder, body, schema.row_dtype, put), body["state"]["streams"]
+            )
+        memory._snapshot = checksum
+        memory.memory_size = arguments.get("memory_size", memory.memory_size)
+        return memory
+
+    def _save(self, folder: Path) -> None:
+        with self._lock:
+            store = self._store
+            ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
+            body = {
+                "schema": None if store is None else schema_to_json(store.schema),
+                "oldest": ids.start,
+                "settings": self._settings(),
+                "state": self._state(),
+            }
+            n_rows = self._capacity + 1
+        self._snapshot = write_snapshot(folder, body, ids, n_rows, self._copy_rows, self._snapshot)
+
+    def _copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
+        with self._lock:
+            ring = self._opened().ring
+            if ids.start < ring.oldest:
+                raise EvictedRowError(f"row {ids.start} is older than the oldest row, {ring.oldest}")
+            return ring.copy_of(ids)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "memory_size": self._capacity,
+            "batch_size": self.batch_size,
+            "nb_steps": self.nb_steps,
+            "crc_debug": self.crc_debug,
+            "contiguous": self.contiguous,
+            **self._intake.settings(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "streams": [] if self._store is None else self._store.stream_state(),
+            "tally": self._tally.state(),
+            "sampler": self._sampler.state(),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._tally.restore(state["tally"])
+        self._sampler.restore(state["sampler"])
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
 
     # Size and statistics
 

@@ -68,6 +68,22 @@ class Ring:
         self.origin[slot] = origin
         self.next += 1
 
+    def restore(self, first_id: int, rows: Rows, back: NDArray[np.int32], origin: NDArray[np.int32]) -> None:
+        """Appends rows that were held under these ids before, the oldest first."""
+        if not len(self):
+            self.oldest = self.next = first_id
+        slot = first_id % self.n_rows
+        _put(self.records, slot, rows.view(self.records.dtype))
+        _put(self.back, slot, back)
+        _put(self.origin, slot, origin)
+        self.next = first_id + len(rows)
+
+    def copy_of(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
+        """Copies of rows that are held, with their links and origins."""
+        slots = np.arange(ids.start, ids.stop) % self.n_rows
+        records = self.records.take(slots)
+        return records.view(self.rows.dtype), self.back[slots], self.origin[slots]
+
     def gather(self, slots: NDArray[Any], out: NDArray[np.void]) -> None:
         """Copies the rows in `slots` into `out`.
 

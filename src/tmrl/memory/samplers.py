@@ -1,5 +1,8 @@
 """Samplers: which transitions make a batch."""
 
+from base64 import b64decode, b64encode
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,3 +40,15 @@ class Uniform:
         numbers, self._numbers = self._numbers[:batch_size], self._numbers[batch_size:]
         # The product stays below n_transitions also after rounding: the largest number is 1 - 2**-53.
         return (numbers * n_transitions).astype(np.int64)
+
+    def state(self) -> dict[str, Any]:
+        """The generator and the numbers drawn ahead, as what `json.dumps` takes."""
+        return {
+            "generator": self._rng.bit_generator.state,
+            "numbers": b64encode(self._numbers.tobytes()).decode(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` returned; the draws go on as if nothing had happened."""
+        self._rng.bit_generator.state = state["generator"]
+        self._numbers = np.frombuffer(b64decode(state["numbers"]), np.float64)

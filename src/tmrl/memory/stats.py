@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,15 @@ class Tally:
             return
         for code, n in enumerate(np.bincount(codes).tolist()):
             self.counts[code].evicted += n
+
+    def state(self) -> list[list[Any]]:
+        """All counts, in the order of the codes, as what `json.dumps` takes."""
+        return [[*origin, *astuple(self.counts[code])] for origin, code in self.codes.items()]
+
+    def restore(self, state: list[list[Any]]) -> None:
+        """Takes over what `state` returned."""
+        self.codes = {(worker, source): code for code, (worker, source, *_) in enumerate(state)}
+        self.counts = [Counts(*counts) for _, _, *counts in state]
 
     def total(self) -> Counts:
         """All origins together."""

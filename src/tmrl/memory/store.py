@@ -1,11 +1,13 @@
 """Store: ring, links and index of one schema wired together; rows go in as chunks and come out in blocks."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
+from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.ring import Ring
 from tmrl.memory.stats import ArrivalTimes, Tally
@@ -98,5 +100,36 @@ class Store:
         if dropped:
             self.tally.evict(self.ring.origin[np.arange(dropped.start, dropped.stop) % self.ring.n_rows])
         self.ring = self.ring.resized(n_transitions + 1)
-        self.anchors = Anchors(n_transitions + 1)
+        self._rebuild()
+
+    def restore(self, read_rows: Callable[[Callable[..., None]], None], streams: list[list[Any]]) -> None:
+        """Takes over rows and streams of a snapshot; the store must be empty.
+
+        Args:
+            read_rows: Calls what it is given with the first id, rows, links and origins of each segment.
+            streams: As `StreamTable.state` returned them.
+
+        Raises:
+            DatasetError: The rows contradict the rest of the snapshot.
+        """
+        read_rows(self.ring.restore)
+        origins = self.ring.origin[self.ring.held_slots()]
+        if (
+            len(self.ring) > self.ring.n_rows
+            or not ((origins >= 0) & (origins < len(self.tally.counts))).all()
+        ):
+            raise DatasetError(
+                "the snapshot contradicts itself: it holds more rows, or origins, than it says"
+            )
+        self._streams.restore(streams)
+        self._rebuild()
+        self.times.note(self.ring.oldest)
+
+    def stream_state(self) -> list[list[Any]]:
+        """Where each stream stands."""
+        return self._streams.state()
+
+    def _rebuild(self) -> None:
+        """Makes the index anew from the links, which are all the truth there is."""
+        self.anchors = Anchors(self.ring.n_rows)
         self.anchors.extend(self.ring.oldest, self.ring.back[self.ring.held_slots()], self.ring.oldest)

@@ -5,7 +5,8 @@ episode, -1 after a gap (the row before it was lost, or is not known). Links nev
 rows are linked only if they are consecutive steps of one stream; nothing else makes a transition.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,3 +90,11 @@ class StreamTable:
             return START if chunk.stream == PLAIN else GAP
         distance = next_id - newest.row_id
         return distance if distance <= np.iinfo(np.int32).max else GAP
+
+    def state(self) -> list[list[Any]]:
+        """Where each stream stands, as what `json.dumps` takes."""
+        return [[*stream, *astuple(newest)] for stream, newest in self._newest.items()]
+
+    def restore(self, state: list[list[Any]]) -> None:
+        """Takes over what `state` returned."""
+        self._newest = {Stream(*line[:2]): _Newest(*line[2:]) for line in state}

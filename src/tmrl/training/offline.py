@@ -87,8 +87,8 @@ class TrainingOffline:
             interface: Where samples come from and policies go.
 
         Returns:
-            One dict a round, with `memory_len`, `round_time` and `idle_time` (waiting for samples) in seconds,
-            and the mean of every metric.
+            One dict a round, with `memory_len`, `round_time` and `idle_time` (waiting for samples), both in
+            seconds, and the mean of every metric.
         """
         if self.agent_scheduler is not None:
             self.agent_scheduler(self.agent, self.epoch)

@@ -1,0 +1,330 @@
+"""Saved and loaded memories go on as if nothing had happened, whatever happens to the files."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from makers import buffer_of, plain_episode, stamped, with_crc
+from nests import SampleMaker, is_identical, makers
+from tmrl.errors import DatasetError
+from tmrl.memory import ReplayMemory, snapshot
+from tmrl.transition import Sample, Stamp
+
+CAPACITY = 40
+
+
+def memory_of(n: int, **kwargs: Any) -> ReplayMemory:
+    """A memory to which `n` samples of three interleaved workers were appended."""
+    memory = ReplayMemory(**{"memory_size": CAPACITY, "batch_size": 8, "seed": 0, **kwargs})
+    append(memory, 0, n)
+    return memory
+
+
+def append(memory: ReplayMemory, start: int, stop: int) -> None:
+    for i in range(start, stop):
+        step, worker = divmod(i, 3)
+        episode, episode_step = divmod(step, 7)
+        obs = np.array([i], np.float32)
+        values = (None if episode_step == 0 else -obs, obs, float(i), episode_step == 6, False, {})
+        memory.append(buffer_of([Sample(values, Stamp(f"w{worker}", 1, step, episode, episode_step))]))
+
+
+def contents(memory: ReplayMemory) -> Any:
+    return [memory.get_transition(i) for i in range(len(memory))]
+
+
+def assert_same(first: ReplayMemory, second: ReplayMemory) -> None:
+    """Same transitions, same counts, and the same batches from now on."""
+    assert is_identical(contents(first), contents(second))
+    for stats in zip(first.stats().workers.items(), second.stats().workers.items(), strict=True):
+        assert stats[0] == stats[1]
+    for _ in range(20 if len(first) else 0):
+        ours, theirs = first.sample(), second.sample()
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        assert is_identical(tuple(ours), tuple(theirs), as_array=lambda tensor: tensor.numpy())
+
+
+@pytest.mark.parametrize("n", [0, 4, 5, 20, CAPACITY, CAPACITY + 1, CAPACITY + 2, 2 * CAPACITY + 3, 200])
+def test_load_and_go_on_is_the_same_as_not_having_stopped(n: int, tmp_path: Path) -> None:
+    """B47, B48, B49: empty, partial, full, wrapped; mid-episode, streams interleaved; twice in a row."""
+    memory = memory_of(n)
+    if len(memory):
+        memory.sample()
+    for _ in range(2):
+        memory.save(tmp_path)
+        loaded = ReplayMemory.load(tmp_path)
+        assert_same(memory, loaded)
+        append(memory, n, n + 25)
+        append(loaded, n, n + 25)
+        n += 25
+        assert_same(memory, loaded)
+        memory = loaded
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(make=makers())
+def test_any_nest_and_dtype_survives(make: SampleMaker, tmp_path: Path) -> None:
+    folder = tmp_path / str(make.seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    memory = ReplayMemory(memory_size=10, batch_size=4, seed=1)
+    memory.append(buffer_of(make(is_reset=i % 5 == 0, terminated=i % 5 == 4) for i in range(17)))
+    memory.save(folder)
+    loaded = ReplayMemory.load(folder)
+    bits = [[np.asarray(leaf).tobytes() for leaf in _leaves(memory, i)] for i in range(len(memory))]
+    assert bits == [[np.asarray(leaf).tobytes() for leaf in _leaves(loaded, i)] for i in range(len(loaded))]
+    # The worker's own samples still fit, namedtuples of its own class included.
+    loaded.append(buffer_of([make(is_reset=True), make(is_reset=False)]))
+
+
+def _leaves(memory: ReplayMemory, index: int) -> list[Any]:
+    import optree
+
+    return optree.tree_leaves(memory.get_transition(index)[:4])
+
+
+def test_checksums_and_info_are_saved(tmp_path: Path) -> None:
+    episode = with_crc(stamped(plain_episode(6)))
+    for sample in episode:
+        sample[5]["success"] = True
+    memory = ReplayMemory(crc_debug=True, info_keys=("success",), batch_size=4)
+    memory.append(buffer_of(episode))
+    memory.save(tmp_path)
+    loaded = ReplayMemory.load(tmp_path)
+    assert loaded.sample().info["success"].all()
+    assert loaded.stats().crc_checked == 4
+
+
+def test_statistics_and_settings_are_saved_and_can_be_replaced(tmp_path: Path) -> None:
+    """B51, B53: what is given at load wins."""
+    memory = memory_of(100, nb_steps=3, contiguous=True)
+    memory.stat_train_return = 5.5
+    memory.save(tmp_path)
+    loaded = ReplayMemory.load(tmp_path, device="meta", batch_size=5, memory_size=12)
+    assert (loaded.stat_train_return, loaded.nb_steps, loaded.contiguous) == (5.5, 3, True)
+    assert loaded.sample().prev_obs.shape == (5, 1)
+    assert loaded.sample().prev_obs.device.type == "meta"
+    assert (loaded.memory_size, len(loaded) <= 12) == (12, True)
+    assert is_identical(contents(memory)[-len(loaded) :], contents(loaded))
+
+
+def test_loading_twice_does_not_double_anything(tmp_path: Path) -> None:
+    """B50: a load makes a memory; it adds to none."""
+    memory_of(30).save(tmp_path)
+    assert len(ReplayMemory.load(tmp_path)) == len(ReplayMemory.load(tmp_path)) == len(memory_of(30))
+
+
+def test_duplicates_are_recognised_after_a_load(tmp_path: Path) -> None:
+    memory = memory_of(30)
+    memory.save(tmp_path)
+    loaded = ReplayMemory.load(tmp_path)
+    append(loaded, 10, 30)
+    assert loaded.stats().duplicates == 20
+    assert is_identical(contents(memory), contents(loaded))
+
+
+def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
+    memory = memory_of(600, memory_size=640)
+    memory.save(tmp_path)
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.npy")}
+    append(memory, 600, 625)
+    memory.save(tmp_path)
+    after = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.npy")}
+    new = sum(np.load(tmp_path / name, mmap_mode="r").shape[0] for name in after.keys() - before.keys())
+    assert new <= 2 * (25 + snapshot.segment_rows(641))
+    assert all(after[name] == before[name] for name in after.keys() & before.keys())
+    assert_same(memory, ReplayMemory.load(tmp_path))
+
+
+def test_what_is_evicted_is_removed_from_the_folder(tmp_path: Path) -> None:
+    memory = memory_of(100, memory_size=640)
+    for stop in range(100, 3000, 100):
+        append(memory, stop, stop + 100)
+        memory.save(tmp_path)
+    rows = sum(np.load(file, mmap_mode="r").shape[0] for file in tmp_path.glob("*.rows.npy"))
+    assert 641 <= rows <= 641 * 1.05
+
+
+def test_segments_of_somebody_else_are_not_used_again(tmp_path: Path) -> None:
+    """Two memories that were loaded from one snapshot have the same ids for different rows."""
+    memory_of(600, memory_size=640).save(tmp_path)
+    first, second = ReplayMemory.load(tmp_path), ReplayMemory.load(tmp_path)
+    append(first, 600, 700)
+    first.save(tmp_path)
+    second.append(buffer_of(plain_episode(150, first=5000)))
+    second.save(tmp_path)
+    assert_same(second, ReplayMemory.load(tmp_path))
+
+
+@pytest.mark.parametrize("failing_call", range(12))
+def test_a_save_that_fails_leaves_the_snapshot_that_was_there(
+    failing_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_of(100)
+    memory.save(tmp_path)
+    expected = contents(memory)
+    append(memory, 100, 130)
+    calls = 0
+    sync = snapshot._sync
+
+    def full_disk(stream: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > failing_call:
+            raise OSError(28, "No space left on device")
+        sync(stream)
+
+    monkeypatch.setattr(snapshot, "_sync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        memory.save(tmp_path)
+    assert is_identical(expected, contents(ReplayMemory.load(tmp_path)))
+    monkeypatch.undo()
+    memory.save(tmp_path)
+    assert_same(memory, ReplayMemory.load(tmp_path))
+    named = {segment["name"] for segment in snapshot.read_manifest(tmp_path)[0]["segments"]}
+    assert {file.name.split(".")[0] for file in tmp_path.glob("*.npy")} == named
+
+
+def test_one_flipped_bit_or_a_cut_file_is_reported(tmp_path: Path) -> None:
+    """A hundred cases: refused with a message that names the file, never wrong data."""
+    memory = memory_of(100)
+    memory.save(tmp_path / "good")
+    rng = np.random.default_rng(0)
+    for case in range(100):
+        folder = tmp_path / str(case)
+        shutil.copytree(tmp_path / "good", folder)
+        file = sorted(folder.iterdir())[rng.integers(len(list(folder.iterdir())))]
+        damaged = bytearray(file.read_bytes())
+        if case % 4 == 0:
+            del damaged[rng.integers(len(damaged)) :]
+        else:
+            damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        loaded, message = load_or_refuse(folder)
+        if loaded is None:
+            assert str(folder) in message
+        else:
+            # Space between the values of a manifest may change without a change of what it says.
+            assert is_identical(contents(memory), contents(loaded))
+        shutil.rmtree(folder)
+
+
+def load_or_refuse(folder: Path) -> tuple[ReplayMemory | None, str]:
+    try:
+        return ReplayMemory.load(folder), ""
+    except DatasetError as error:
+        return None, str(error)
+
+
+def test_missing_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=r"must be a folder that memory\.save made, but holds no manifest\.json"
+    ):
+        ReplayMemory.load(tmp_path)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(DatasetError, match=r"must be empty or hold a snapshot, but holds 'thesis\.tex'"):
+        memory_of(10).save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_missing_segment_is_named(tmp_path: Path) -> None:
+    memory_of(10).save(tmp_path)
+    next(tmp_path.glob("*.links.npy")).unlink()
+    with pytest.raises(DatasetError, match=r"is incomplete: '.*links\.npy' is missing"):
+        ReplayMemory.load(tmp_path)
+
+
+def forge(folder: Path, **changes: Any) -> None:
+    """Changes a manifest and makes its checksum right."""
+    body, _ = snapshot.read_manifest(folder)
+    snapshot._replace_manifest(folder, body | changes)
+
+
+def test_newer_version_is_refused(tmp_path: Path) -> None:
+    memory_of(10).save(tmp_path)
+    forge(tmp_path, version=99)
+    with pytest.raises(DatasetError, match="of version 99, this package reads up to 1; upgrade tmrl-memory"):
+        ReplayMemory.load(tmp_path)
+
+
+def test_segment_that_names_a_path_is_refused(tmp_path: Path) -> None:
+    """Nothing outside the folder is opened."""
+    memory_of(10).save(tmp_path / "run")
+    body, _ = snapshot.read_manifest(tmp_path / "run")
+    segment = body["segments"][0]
+    for file in (tmp_path / "run").glob(f"{segment['name']}*"):
+        shutil.copy(file, tmp_path / file.name)
+    forge(tmp_path / "run", segments=[segment | {"name": f"../{segment['name']}"}])
+    with pytest.raises(DatasetError, match="is incomplete"):
+        ReplayMemory.load(tmp_path / "run")
+
+
+def test_manifest_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
+    memory_of(600, memory_size=640).save(tmp_path)
+    body, _ = snapshot.read_manifest(tmp_path)
+    forge(tmp_path, segments=body["segments"][:3] + body["segments"][4:])
+    with pytest.raises(DatasetError, match="its segments do not follow each other"):
+        ReplayMemory.load(tmp_path)
+    forge(tmp_path, segments=body["segments"], state=body["state"] | {"tally": []})
+    with pytest.raises(DatasetError, match="contradicts itself"):
+        ReplayMemory.load(tmp_path)
+
+
+def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
+    memory_of(10).save(tmp_path)
+    file = next(tmp_path.glob("*.rows.npy"))
+    np.save(file, np.array([print], object), allow_pickle=True)
+    with pytest.raises(DatasetError, match="is damaged"):
+        ReplayMemory.load(tmp_path)
+    body, _ = snapshot.read_manifest(tmp_path)
+    segment = body["segments"][0] | {"name": file.name.split(".")[0], "rows_crc": crc32(file.read_bytes())}
+    forge(tmp_path, segments=[segment])
+    with pytest.raises(DatasetError, match="holds no plain array"):
+        ReplayMemory.load(tmp_path)
+
+
+def test_snapshot_can_be_moved(tmp_path: Path) -> None:
+    memory = memory_of(50)
+    memory.save(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert_same(memory, ReplayMemory.load(tmp_path / "there"))
+
+
+def test_manifest_is_json_and_rows_are_plain_npy(tmp_path: Path) -> None:
+    memory_of(10).save(tmp_path)
+    schema = json.loads((tmp_path / "manifest.json").read_text())["body"]["schema"]
+    assert schema["obs"] == {"dtype": "float32", "shape": [1]}
+    rows = np.concatenate([np.load(file) for file in sorted(tmp_path.glob("*.rows.npy"))])
+    assert rows["obs"].ravel().tolist() == list(range(10))
+
+
+def test_saving_while_another_thread_appends_saves_one_instant(tmp_path: Path) -> None:
+    memory = memory_of(300, memory_size=200)
+    stop = threading.Event()
+
+    def keep_appending() -> None:
+        i = 300
+        while not stop.is_set():
+            append(memory, i, i + 10)
+            i += 10
+
+    thread = threading.Thread(target=keep_appending)
+    thread.start()
+    try:
+        for _ in range(10):
+            memory.save(tmp_path)
+            loaded = ReplayMemory.load(tmp_path)
+            assert loaded.stats().rows == 201
+            ids = loaded.take(range(len(loaded))).ids
+            assert len(ids) > 150
+            assert ids[-1] - ids[0] <= 201
+            assert all(int(t[3][0]) == int(t[0][0]) + 3 for t in contents(loaded))
+    finally:
+        stop.set()
+        thread.join(30)
