@@ -68,6 +68,23 @@ def test_load_and_go_on_is_the_same_as_not_having_stopped(n: int, tmp_path: Path
         memory = loaded
 
 
+def test_resets_that_wait_for_a_first_action_are_saved(tmp_path: Path) -> None:
+    """Saved before the memory has seen an action, with one worker's reset and another's default action."""
+    memory, twin = ReplayMemory(batch_size=4, seed=0), ReplayMemory(batch_size=4, seed=0)
+    ann, bob = stamped(plain_episode(3)), stamped(plain_episode(3, first=50), worker="bob")
+    for each in (memory, twin):
+        each.append(buffer_of(ann[:1]))
+        each.append(buffer_of(bob[:1]), source="demo")
+    memory.save(tmp_path)
+    loaded = ReplayMemory.load(tmp_path)
+    for each in (loaded, twin):
+        each.append(buffer_of(ann[1:]))
+        each.append(buffer_of(bob[1:]), source="demo")
+    assert len(loaded) == 6
+    assert loaded.stats().sources["demo"].appended == 4
+    assert_same(twin, loaded)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(make=makers())
 def test_any_nest_and_dtype_survives(make: SampleMaker, tmp_path: Path) -> None:
@@ -274,6 +291,10 @@ def test_manifest_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
     forge(tmp_path, segments=body["segments"], state=body["state"] | {"tally": []})
     with pytest.raises(DatasetError, match="contradicts itself"):
         ReplayMemory.load(tmp_path)
+    for state in (None, {}, body["state"] | {"sampler": {"generator": {}, "numbers": ""}}):
+        forge(tmp_path, state=state)
+        with pytest.raises(DatasetError, match="the snapshot's state must be what save writes"):
+            ReplayMemory.load(tmp_path)
 
 
 def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:

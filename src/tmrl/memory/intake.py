@@ -1,14 +1,17 @@
 """Intake: the door of a ready-made memory. Learns the schema from what arrives first, then packs by it."""
 
+from base64 import b64decode, b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 
-from tmrl.chunk import Chunk, chunks_of
+from tmrl.chunk import Chunk, Stream, chunks_of
 from tmrl.packing import Packer, check_lengths, is_reset
 from tmrl.schema import Nest, Rows, Schema, example_from_space, infer_info
+from tmrl.schema_json import nest_from_json, nest_to_json
 
 MAX_WAITING = 1000
 
@@ -53,6 +56,22 @@ class Intake:
     def settings(self) -> dict[str, Any]:
         """The arguments that a memory is made with again, as what `json.dumps` takes."""
         return {"info_keys": list(self._info_keys), "finite": list(self._finite)}
+
+    def state(self) -> dict[str, Any]:
+        """What is known and what waits, as what `json.dumps` takes."""
+        return {
+            "obs": None if self._obs is None else nest_to_json(self._obs),
+            "act": None if self._act is None else nest_to_json(self._act),
+            "waiting": [_chunk_to_json(chunk) for chunk in self._waiting],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` returned; spaces that were given to this intake stay."""
+        if self._obs is None and state["obs"] is not None:
+            self._obs = nest_from_json("obs", state["obs"])
+        if self._act is None and state["act"] is not None:
+            self._act = nest_from_json("act", state["act"])
+        self._waiting = [_chunk_from_json(document) for document in state["waiting"]]
 
     def adopt(self, schema: Schema) -> None:
         """Takes a schema as given, instead of waiting for samples to show it."""
@@ -124,6 +143,24 @@ def raise_missing_info(key: str) -> None:
 
 def _from_space(name: str, space: Any) -> Nest:
     return Nest.infer(name, example_from_space(name, space))
+
+
+def _chunk_to_json(chunk: Chunk) -> dict[str, Any]:
+    file = BytesIO()
+    np.save(file, chunk.rows, allow_pickle=False)
+    return {
+        "rows": b64encode(file.getvalue()).decode(),
+        "starts": chunk.starts.tolist(),
+        "episodes": chunk.episodes.tolist(),
+        "rest": [list(chunk.stream), chunk.first_step, chunk.source, chunk.continues],
+    }
+
+
+def _chunk_from_json(document: dict[str, Any]) -> Chunk:
+    rows = np.load(BytesIO(b64decode(document["rows"])), allow_pickle=False)
+    starts, episodes = np.array(document["starts"], np.bool_), np.array(document["episodes"], np.int64)
+    stream, first_step, source, continues = document["rest"]
+    return Chunk(rows, starts, episodes, Stream(*stream), first_step, source, continues)
 
 
 def _widened(chunk: Chunk, schema: Schema) -> Chunk:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
-from tmrl.errors import EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
+from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
@@ -288,8 +288,8 @@ class ReplayMemory(TorchMemory):
         """Writes the memory to a folder, from which `load` goes on as if nothing had happened.
 
         Saving again to the same folder writes only what is new. A crash leaves the snapshot that was there
-        before. Other threads may append and sample meanwhile; what is saved is the memory at one instant. Not
-        saved: the preprocessors, and resets that still wait for the first action ever.
+        before. Other threads may append and sample meanwhile; what is saved is the memory at one instant. The
+        preprocessors are not saved.
 
         Raises:
             DatasetError: The folder holds something else.
@@ -363,16 +363,21 @@ class ReplayMemory(TorchMemory):
     def _state(self) -> dict[str, Any]:
         return {
             "streams": [] if self._store is None else self._store.stream_state(),
+            "intake": self._intake.state(),
             "tally": self._tally.state(),
             "sampler": self._sampler.state(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._tally.restore(state["tally"])
-        self._sampler.restore(state["sampler"])
-        for name in _COUNTERS:
-            setattr(self, name, state["counters"][name])
+    def _restore(self, state: Any) -> None:
+        try:
+            self._intake.restore(state["intake"])
+            self._tally.restore(state["tally"])
+            self._sampler.restore(state["sampler"])
+            for name in _COUNTERS:
+                setattr(self, name, state["counters"][name])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"the snapshot's state must be what save writes, but: {error!r}") from error
 
     # Size and statistics
 
