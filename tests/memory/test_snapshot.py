@@ -325,6 +325,35 @@ def test_manifest_is_json_and_rows_are_plain_npy(tmp_path: Path) -> None:
     assert rows["obs"].ravel().tolist() == list(range(10))
 
 
+def test_two_threads_may_save_at_once(tmp_path: Path) -> None:
+    memory = memory_of(100)
+    threads = [threading.Thread(target=memory.save, args=(tmp_path,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert_same(memory, ReplayMemory.load(tmp_path))
+
+
+def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are evicted before they are copied; in the end the lock is held for the whole save."""
+    memory = memory_of(100)
+    copied = memory._copy_rows
+    outrun = 0
+
+    def evict_first(ids: range) -> Any:
+        nonlocal outrun
+        if outrun < 3:
+            outrun += 1
+            append(memory, 100 * outrun, 100 * outrun + 60)
+        return copied(ids)
+
+    monkeypatch.setattr(memory, "_copy_rows", evict_first)
+    memory.save(tmp_path)
+    assert outrun == 3
+    assert_same(memory, ReplayMemory.load(tmp_path))
+
+
 def test_saving_while_another_thread_appends_saves_one_instant(tmp_path: Path) -> None:
     memory = memory_of(300, memory_size=200)
     stop = threading.Event()

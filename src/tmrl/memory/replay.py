@@ -94,6 +94,7 @@ class ReplayMemory(TorchMemory):
         finite: Collection[str] = ("rew", "act"),
     ) -> None:
         self._lock = threading.RLock()
+        self._save_lock = threading.Lock()
         self._store: Store | None = None
         self._tally = Tally()
         self._intake = Intake(observation_space, action_space, info_keys, finite, crc_debug)
@@ -294,14 +295,15 @@ class ReplayMemory(TorchMemory):
         Raises:
             DatasetError: The folder holds something else.
         """
-        for _ in range(SAVE_ATTEMPTS):
-            try:
+        with self._save_lock:
+            for _ in range(SAVE_ATTEMPTS):
+                try:
+                    self._save(Path(path))
+                except EvictedRowError:
+                    continue
+                return
+            with self._lock:
                 self._save(Path(path))
-            except EvictedRowError:
-                continue
-            return
-        with self._lock:
-            self._save(Path(path))
 
     @classmethod
     def load(cls, path: str | Path, **arguments: Any) -> "ReplayMemory":
