@@ -14,6 +14,19 @@ from tmrl.memory import TorchMemory
 from tmrl.util import collate_torch
 
 
+class ListStorage:
+    """Storage for a test's memory: transitions as they are, one in each entry of `data`."""
+
+    def append_buffer(self, buffer):
+        self.data += buffer.memory
+
+    def __len__(self):
+        return len(self.data)
+
+    def get_transition(self, item):
+        return self.data[item]
+
+
 class ColumnsMemory(TorchMemory):
     def __init__(
         self,

@@ -142,8 +142,13 @@ def _whole_run(stamps: Sequence[Any], source: str) -> _Run | None:
         return None
     if steps != tuple(range(steps[0], steps[0] + n)):
         return None
-    label = source if sources[0] == DEFAULT_SOURCE else sources[0]
+    label = _label(sources[0], source)
     return _Run(list(range(n)), Stream(workers[0], epochs[0]), steps[0], label, continues=True)
+
+
+def _label(stamped: str, given: str) -> str:
+    """The label of a stamped sample: the worker's own, or else what the caller of `append` gave."""
+    return given if stamped == DEFAULT_SOURCE else stamped
 
 
 def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[_Run]:
@@ -167,7 +172,7 @@ def _stamped_runs(
     follows: tuple[int, str] | None = None
     for pick in picks:
         stamp = stamps[pick]
-        label = source if stamp.source == DEFAULT_SOURCE else stamp.source
+        label = _label(stamp.source, source)
         if (stamp.step, label) == follows:
             runs[-1].picks.append(pick)
         else:

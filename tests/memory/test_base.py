@@ -13,20 +13,10 @@ from tmrl.buffer import Buffer
 from tmrl.errors import EmptyMemoryError, IntegrityError, UnsafePickleError
 from tmrl.integrity import transition_crcs
 from tmrl.memory import Memory, check_samples_crc
+from user_memories import ListStorage
 
 
-class ListMemory(Memory):
-    """Keeps transitions as they are, one in each entry of `data`."""
-
-    def append_buffer(self, buffer):
-        self.data += buffer.memory
-
-    def __len__(self):
-        return len(self.data)
-
-    def get_transition(self, item):
-        return self.data[item]
-
+class ListMemory(ListStorage, Memory):
     def collate(self, batch, device):
         return list(zip(*batch, strict=True)), device
 

@@ -7,17 +7,11 @@ import torch
 
 from tmrl.buffer import Buffer
 from tmrl.memory import TorchMemory
+from user_memories import ListStorage
 
 
-class ListMemory(TorchMemory):
-    def append_buffer(self, buffer):
-        self.data += buffer.memory
-
-    def __len__(self):
-        return len(self.data)
-
-    def get_transition(self, item):
-        return self.data[item]
+class ListMemory(ListStorage, TorchMemory):
+    pass
 
 
 def memory_of(rew, **kwargs):

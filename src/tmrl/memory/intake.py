@@ -105,11 +105,10 @@ class Intake:
         infos = [sample[5] for sample in samples]
         nests = {key: infer_info(key, infos) for key in self._info_keys}
         info = {key: nest for key, nest in nests.items() if nest is not None}
-        has_steps = not all(is_reset(samples, index) for index in range(len(samples)))
-        for key in nests.keys() - info.keys():
-            if has_steps:
-                raise_missing_info(key)
-        if act is None or len(info) < len(nests):
+        missing = nests.keys() - info.keys()
+        if missing and not all(is_reset(samples, index) for index in range(len(samples))):
+            raise_missing_info(min(missing))
+        if act is None or missing:
             return None
         return Schema(obs, act, info, self._with_crc)
 

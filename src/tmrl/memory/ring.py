@@ -94,23 +94,15 @@ class Ring:
         # mode="clip" lets NumPy write into `out` directly; the default mode takes a detour (3x slower).
         self.records.take(slots, out=out, mode="clip")
 
-    def held_slots(self, newest: int | None = None) -> NDArray[np.int64]:
-        """Slots of the rows held, or of only the `newest` of them, oldest first."""
-        first = self.oldest if newest is None else max(self.oldest, self.next - newest)
-        return np.arange(first, self.next) % self.n_rows
+    def held_slots(self) -> NDArray[np.int64]:
+        """Slots of the rows held, oldest first."""
+        return np.arange(self.oldest, self.next) % self.n_rows
 
     def resized(self, n_rows: int) -> "Ring":
         """A ring of another size with the newest rows of this one, under the same ids."""
         ring = Ring(self.rows.dtype, n_rows)
-        slots = self.held_slots(newest=n_rows)
-        ring.oldest, ring.next = self.next - len(slots), self.next
-        target = ring.held_slots()
-        for ours, theirs in (
-            (self.records, ring.records),
-            (self.back, ring.back),
-            (self.origin, ring.origin),
-        ):
-            theirs[target] = ours[slots]
+        kept = range(max(self.oldest, self.next - n_rows), self.next)
+        ring.restore(kept.start, *self.copy_of(kept))
         return ring
 
 

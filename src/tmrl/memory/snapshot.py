@@ -77,11 +77,12 @@ def write_snapshot(
         DatasetError: The folder holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = _reusable(folder, known, ids, segment_rows(n_rows))
+    full = segment_rows(n_rows)
+    kept = _reusable(folder, known, ids, full)
     first = kept[-1].stop if kept else ids.start
     new = [
-        _write_segment(folder, range(start, min(start + segment_rows(n_rows), ids.stop)), copy_rows)
-        for start in range(first, ids.stop, segment_rows(n_rows))
+        _write_segment(folder, range(start, min(start + full, ids.stop)), copy_rows)
+        for start in range(first, ids.stop, full)
     ]
     segments = [asdict(segment) for segment in [*kept, *new]]
     checksum = _replace_manifest(folder, body | {"version": VERSION, "segments": segments})

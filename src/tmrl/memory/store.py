@@ -80,9 +80,11 @@ class Store:
             self.anchors.extend(first_id, linked.back, self.ring.oldest)
 
     def _evict(self, ids: range) -> None:
-        if not ids:
-            return
-        self.anchors.evict(ids)
+        if ids:
+            self.anchors.evict(ids)
+            self._count_evicted(ids)
+
+    def _count_evicted(self, ids: range) -> None:
         if len(ids) == 1:
             slot = ids.start % self.ring.n_rows
             self.tally.evict(self.ring.origin[slot : slot + 1])
@@ -95,11 +97,9 @@ class Store:
 
     def resize(self, n_transitions: int) -> None:
         """Changes the capacity, keeping the newest rows under the same ids."""
-        kept = min(len(self.ring), n_transitions + 1)
-        dropped = range(self.ring.oldest, self.ring.next - kept)
-        if dropped:
-            self.tally.evict(self.ring.origin[np.arange(dropped.start, dropped.stop) % self.ring.n_rows])
-        self.ring = self.ring.resized(n_transitions + 1)
+        ring = self.ring.resized(n_transitions + 1)
+        self._count_evicted(range(self.ring.oldest, ring.oldest))
+        self.ring = ring
         self._rebuild()
 
     def restore(self, read_rows: Callable[[Callable[..., None]], None], streams: list[list[Any]]) -> None:
