@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from makers import buffer_of, plain_episode, stamped, with_crc
 from nests import SampleMaker, is_identical, makers
+from tmrl.datasets import files
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory, snapshot
 from tmrl.transition import Sample, Stamp
@@ -159,6 +160,18 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     assert_same(memory, ReplayMemory.load(tmp_path))
 
 
+def test_a_memory_can_be_saved_within_a_larger_document(tmp_path: Path) -> None:
+    """Its segments are used again, too."""
+    memory = memory_of(600, memory_size=640)
+    memory.save(tmp_path, within={"kind": "checkpoint", "updates": 1})
+    first = {file.name for file in tmp_path.glob("*.npy")}
+    append(memory, 600, 625)
+    memory.save(tmp_path, within={"kind": "checkpoint", "updates": 2})
+    assert len(first & {file.name for file in tmp_path.glob("*.npy")}) >= 20
+    assert files.read_manifest(tmp_path)[0]["updates"] == 2
+    assert_same(memory, ReplayMemory.load(tmp_path))
+
+
 def test_what_is_evicted_is_removed_from_the_folder(tmp_path: Path) -> None:
     memory = memory_of(100, memory_size=640)
     for stop in range(100, 3000, 100):
@@ -188,7 +201,7 @@ def test_a_save_that_fails_leaves_the_snapshot_that_was_there(
     expected = contents(memory)
     append(memory, 100, 130)
     calls = 0
-    sync = snapshot._sync
+    sync = files.sync
 
     def full_disk(stream: Any) -> None:
         nonlocal calls
@@ -197,14 +210,14 @@ def test_a_save_that_fails_leaves_the_snapshot_that_was_there(
             raise OSError(28, "No space left on device")
         sync(stream)
 
-    monkeypatch.setattr(snapshot, "_sync", full_disk)
+    monkeypatch.setattr(files, "sync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         memory.save(tmp_path)
     assert is_identical(expected, contents(ReplayMemory.load(tmp_path)))
     monkeypatch.undo()
     memory.save(tmp_path)
     assert_same(memory, ReplayMemory.load(tmp_path))
-    named = {segment["name"] for segment in snapshot.read_manifest(tmp_path)[0]["segments"]}
+    named = {segment["name"] for segment in files.read_manifest(tmp_path)[0]["segments"]}
     assert {file.name.split(".")[0] for file in tmp_path.glob("*.npy")} == named
 
 
@@ -241,11 +254,13 @@ def load_or_refuse(folder: Path) -> tuple[ReplayMemory | None, str]:
 
 def test_missing_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match=r"must be a folder that memory\.save made, but holds no manifest\.json"
+        DatasetError, match=r"must be a folder that this package wrote, but holds no manifest\.json"
     ):
         ReplayMemory.load(tmp_path)
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(DatasetError, match=r"must be empty or hold a snapshot, but holds 'thesis\.tex'"):
+    with pytest.raises(
+        DatasetError, match=r"must be empty or written by this package, but holds 'thesis\.tex'"
+    ):
         memory_of(10).save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -259,8 +274,8 @@ def test_missing_segment_is_named(tmp_path: Path) -> None:
 
 def forge(folder: Path, **changes: Any) -> None:
     """Changes a manifest and makes its checksum right."""
-    body, _ = snapshot.read_manifest(folder)
-    snapshot._replace_manifest(folder, body | changes)
+    body, _ = files.read_manifest(folder)
+    files.replace_manifest(folder, body | changes)
 
 
 def test_newer_version_is_refused(tmp_path: Path) -> None:
@@ -273,7 +288,7 @@ def test_newer_version_is_refused(tmp_path: Path) -> None:
 def test_segment_that_names_a_path_is_refused(tmp_path: Path) -> None:
     """Nothing outside the folder is opened."""
     memory_of(10).save(tmp_path / "run")
-    body, _ = snapshot.read_manifest(tmp_path / "run")
+    body, _ = files.read_manifest(tmp_path / "run")
     segment = body["segments"][0]
     for file in (tmp_path / "run").glob(f"{segment['name']}*"):
         shutil.copy(file, tmp_path / file.name)
@@ -284,7 +299,7 @@ def test_segment_that_names_a_path_is_refused(tmp_path: Path) -> None:
 
 def test_manifest_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
     memory_of(600, memory_size=640).save(tmp_path)
-    body, _ = snapshot.read_manifest(tmp_path)
+    body, _ = files.read_manifest(tmp_path)
     forge(tmp_path, segments=body["segments"][:3] + body["segments"][4:])
     with pytest.raises(DatasetError, match="its segments do not follow each other"):
         ReplayMemory.load(tmp_path)
@@ -303,7 +318,7 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
     np.save(file, np.array([print], object), allow_pickle=True)
     with pytest.raises(DatasetError, match="is damaged"):
         ReplayMemory.load(tmp_path)
-    body, _ = snapshot.read_manifest(tmp_path)
+    body, _ = files.read_manifest(tmp_path)
     segment = body["segments"][0] | {"name": file.name.split(".")[0], "rows_crc": crc32(file.read_bytes())}
     forge(tmp_path, segments=[segment])
     with pytest.raises(DatasetError, match="holds no plain array"):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
+from tmrl.datasets.files import read_manifest
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
@@ -25,7 +26,7 @@ from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
 from tmrl.memory.samplers import Uniform
-from tmrl.memory.snapshot import read_manifest, read_segments, write_snapshot
+from tmrl.memory.snapshot import memory_in, read_segments, write_snapshot
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, Tally, percentile
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
@@ -285,12 +286,17 @@ class ReplayMemory(TorchMemory):
 
     # Snapshots
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, within: dict[str, Any] | None = None) -> None:
         """Writes the memory to a folder, from which `load` goes on as if nothing had happened.
 
         Saving again to the same folder writes only what is new. A crash leaves the snapshot that was there
         before. Other threads may append and sample meanwhile; what is saved is the memory at one instant. The
         preprocessors are not saved.
+
+        Args:
+            path: The folder; made if need be.
+            within: A larger document, as what `json.dumps` takes, that the folder's manifest is to hold
+                beside the memory: both are replaced in one step.
 
         Raises:
             DatasetError: The folder holds something else.
@@ -298,12 +304,12 @@ class ReplayMemory(TorchMemory):
         with self._save_lock:
             for _ in range(SAVE_ATTEMPTS):
                 try:
-                    self._save(Path(path))
+                    self._save(Path(path), within)
                 except EvictedRowError:
                     continue
                 return
             with self._lock:
-                self._save(Path(path))
+                self._save(Path(path), within)
 
     @classmethod
     def load(cls, path: str | Path, **arguments: Any) -> "ReplayMemory":
@@ -318,7 +324,8 @@ class ReplayMemory(TorchMemory):
             DatasetError: The folder holds no snapshot, or a damaged one; the message names the file.
         """
         folder = Path(path)
-        body, checksum = read_manifest(folder)
+        document, checksum = read_manifest(folder)
+        body = memory_in(document)
         memory = cls(**{**body["settings"], **arguments, "memory_size": body["settings"]["memory_size"]})
         memory._restore(body["state"])
         if body["schema"] is not None:
@@ -332,7 +339,7 @@ class ReplayMemory(TorchMemory):
         memory.memory_size = arguments.get("memory_size", memory.memory_size)
         return memory
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, within: dict[str, Any] | None) -> None:
         with self._lock:
             store = self._store
             ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
@@ -343,7 +350,7 @@ class ReplayMemory(TorchMemory):
                 "state": self._state(),
             }
             n_rows = self._capacity + 1
-        self._snapshot = write_snapshot(folder, body, ids, n_rows, self._copy_rows, self._snapshot)
+        self._snapshot = write_snapshot(folder, body, ids, n_rows, self._copy_rows, self._snapshot, within)
 
     def _copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
         with self._lock:

@@ -1,0 +1,106 @@
+"""Dataset: what every source of recorded data looks like, whatever its files: a list of episodes of rows.
+
+An importer turns one format into a `Dataset`, and everything that reads recorded data, a memory that begins
+with them, an export, a report, reads this and knows no format. A new format is one new file.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.schema import Rows, Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Consecutive samples of one episode, or what there is of it."""
+
+    rows: Rows
+    """`(L + 1,)` rows of L transitions, oldest first; not to be written to."""
+    worker: str
+    """Who collected them."""
+    source: str
+    """Label of where they come from."""
+    begins: bool = True
+    """Whether the first row is a reset; False if what came before it is not known."""
+
+    @property
+    def length(self) -> int:
+        """Number of transitions."""
+        return len(self.rows) - 1
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of the rewards of the transitions."""
+        return float(self.rows["rew"][1:].sum(dtype=np.float64))
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether the last sample ended the episode in a state without a future."""
+        return bool(self.rows["terminated"][-1])
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the last sample cut the episode short."""
+        return bool(self.rows["truncated"][-1])
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a dataset says about itself."""
+
+    kind: str
+    """The format: `native`, `minari`, `npz`, `pickle`, `snapshot`, `memory`."""
+    environment: str | None = None
+    """Id of the environment; None if the files do not say."""
+    observation_space: Any = None
+    """The gymnasium space; None if the files do not say."""
+    action_space: Any = None
+    """Likewise."""
+    assumptions: tuple[str, ...] = ()
+    """What the importer had to assume or leave out, one sentence each."""
+
+
+class Dataset(ABC):
+    """Episodes of one schema. Reading it never writes to its files.
+
+    Args:
+        schema: The layout of the rows.
+        about: What is known beside the rows.
+    """
+
+    def __init__(self, schema: Schema, about: About) -> None:
+        self.schema = schema
+        self.about = about
+
+    @property
+    @abstractmethod
+    def rows_per_episode(self) -> NDArray[np.int64]:
+        """`(n_episodes,)` rows of each episode, each at least 1; cheap, no rows are read."""
+
+    @abstractmethod
+    def episode(self, index: int) -> Episode:
+        """Reads and checks one episode; the oldest is 0.
+
+        Raises:
+            DatasetError: The files are damaged.
+        """
+
+    def episodes(self, first: int = 0) -> Iterator[Episode]:
+        """Reads the episodes from `first` on, one at a time, oldest first."""
+        for index in range(first, len(self)):
+            yield self.episode(index)
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.rows_per_episode)
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of rows of all episodes."""
+        return int(self.rows_per_episode.sum())
