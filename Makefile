@@ -23,7 +23,7 @@ help:
 	touch $@
 
 .venv/.dev: .venv/.package
-	$(PIP) --editable '.[mujoco]' --group dev
+	$(PIP) --editable '.[mujoco,datasets]' --group dev
 	touch $@
 
 train: .venv/.package

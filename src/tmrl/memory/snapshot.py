@@ -2,7 +2,7 @@
 
     manifest.json                   what the rows mean; where every stream, count and random number stands
     <first id>-<token>.rows.npy     rows, structured as the schema says
-    <first id>-<token>.links.npy    their links and origins
+    <first id>-<token>.links.npy    their checksums, links and origins
 
 Saving again writes only the rows that are new: all segments but the last are of full size, and only the last
 is written anew. `tmrl.datasets.files` says what makes this safe.
@@ -24,6 +24,7 @@ from tmrl.datasets.files import (
     remove_others,
     replace_manifest,
     require_ours,
+    row_checks,
     write_array,
 )
 from tmrl.errors import DatasetError
@@ -33,7 +34,7 @@ KIND = "snapshot"
 SEGMENTS_WHEN_FULL = 32
 """A full memory is this many segments: what is evicted but not yet removed is at most one of them, 3 %."""
 
-LINK = np.dtype([("back", np.int32), ("origin", np.int32)])
+LINK = np.dtype([("check", np.uint64), ("back", np.int32), ("origin", np.int32)])
 
 CopyRows = Callable[[range], tuple[Rows, NDArray[np.int32], NDArray[np.int32]]]
 """Copies rows by their ids; raises `EvictedRowError` if they are not held any more."""
@@ -150,7 +151,7 @@ def _segment(fields: dict[str, Any]) -> Segment:
 def _write_segment(folder: Path, ids: range, copy_rows: CopyRows) -> Segment:
     rows, back, origin = copy_rows(ids)
     links = np.empty(len(ids), LINK)
-    links["back"], links["origin"] = back, origin
+    links["check"], links["back"], links["origin"] = row_checks(rows), back, origin
     name = f"{ids.start:016d}-{secrets.token_hex(4)}"
     rows_crc = write_array(folder / f"{name}.rows.npy", rows)
     return Segment(name, ids.start, ids.stop, rows_crc, write_array(folder / f"{name}.links.npy", links))
