@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.packing import Packer, refuse
-from tmrl.schema import Rows
+from tmrl.schema import Rows, take_rows
 
 
 class Stream(NamedTuple):
@@ -87,7 +87,7 @@ def chunks_of(
     if len(runs) == 1:
         return [_chunk(rows, samples, runs[0])]
     order = [pick for run in runs for pick in run.picks]
-    rows = rows[order]
+    rows = take_rows(rows, np.array(order))
     chunks: list[Chunk] = []
     start = 0
     for run in runs:

@@ -9,6 +9,7 @@
     ├── ContractError         a memory that breaks the documented interface              (AssertionError)
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
+    ├── StorageError          a folder that a memory cannot live in                      (OSError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
@@ -25,6 +26,7 @@ __all__ = [
     "PolicyError",
     "SchemaError",
     "StalledError",
+    "StorageError",
     "TmrlError",
     "UnsafePickleError",
 ]
@@ -79,6 +81,10 @@ class DatasetError(TmrlError, ValueError):
 
 class UnsafePickleError(DatasetError):
     """A pickle names more than arrays, scalars and builtin containers; nothing was run."""
+
+
+class StorageError(TmrlError, OSError):
+    """A folder that a memory cannot live in: it is full, cannot be written, or another process writes it."""
 
 
 class PolicyError(TmrlError, ValueError):

@@ -419,7 +419,7 @@ class TestSize:
         memory = ReplayMemory(memory_size=2e9)
         image = np.zeros((1000, 1000, 100), np.uint8)
         with pytest.raises(
-            MemoryError, match=r"2,000,000,000 transitions of 100,000,008 bytes need 200,000,016 GB"
+            MemoryError, match=r"2,000,000,000 transitions of 100,000,032 bytes need 200,000,064 GB"
         ):
             memory.append(buffer_of([(np.zeros(1, np.uint8), image, 0.0, False, False, {})] * 2))
 

@@ -1,9 +1,13 @@
 """The memory and the oracle do the same operations; every transition must be the same, bit by bit."""
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import optree
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
@@ -73,9 +77,16 @@ class MemoryMachine(RuleBasedStateMachine):
         self.workers = {name: FakeWorker(name, make) for name in WORKERS}
         self.late: list[Sample] = []
         self.oracle = Oracle(memory_size)
-        self.memory = ReplayMemory(memory_size=memory_size, batch_size=4, seed=0, contiguous=contiguous)
+        self.memory = self.make_memory(memory_size=memory_size, contiguous=contiguous)
         # One transition tells the memory what samples look like, so that it never has to wait for an action.
         self.append([make(is_reset=True), make(is_reset=False)])
+
+    @staticmethod
+    def is_same(expected: Any, found: Any) -> bool:
+        return is_identical(expected, found)
+
+    def make_memory(self, **kwargs: Any) -> ReplayMemory:
+        return ReplayMemory(batch_size=4, seed=0, **kwargs)
 
     def append(self, samples: list[Any], continues: bool = False) -> None:
         buffer = Buffer()
@@ -145,9 +156,9 @@ class MemoryMachine(RuleBasedStateMachine):
             act, obs, rew, terminated, truncated, _ = sample
             rew = np.float32(rew)
             found = self.memory.get_transition(i)
-            assert is_identical((before[1], act, rew, obs, terminated, truncated, {}), found)
+            assert self.is_same((before[1], act, rew, obs, terminated, truncated, {}), found)
             flags = np.float32(terminated), np.float32(truncated)
-            assert is_identical((before[1], act, rew, obs, *flags), _item(tuple(batch), i))
+            assert self.is_same((before[1], act, rew, obs, *flags), _item(tuple(batch), i))
         ids = batch.ids.tolist()
         assert ids == sorted(set(ids))
         assert all(
@@ -156,14 +167,53 @@ class MemoryMachine(RuleBasedStateMachine):
 
 
 def _item(batch: Any, index: int) -> Any:
-    import optree
-
     return optree.tree_map(lambda tensor: tensor[index].numpy(), batch)
 
 
-def run(max_examples: int, steps: int) -> None:
+class StoredMachine(MemoryMachine):
+    """The same with a memory that lives in a folder, and is opened again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+
+    @staticmethod
+    def is_same(expected: Any, found: Any) -> bool:
+        """A namedtuple that was read back is of another class of the same name and fields."""
+        names = [type(nest).__name__ if isinstance(nest, tuple) else "" for nest in (expected[3], found[3])]
+        return names[0] == names[1] and is_identical(optree.tree_leaves(expected), optree.tree_leaves(found))
+
+    def make_memory(self, **kwargs: Any) -> ReplayMemory:
+        return super().make_memory(storage_path=self.folder, **kwargs)
+
+    @rule(ending=st.sampled_from(["close", "abandon", "flush and abandon"]), moves=st.booleans())
+    def reopen(self, ending: str, moves: bool) -> None:
+        """`abandon` leaves the folder as `kill -9` would: rows, and a manifest that may be older."""
+        if ending == "close":
+            self.memory.close()
+        else:
+            if ending.startswith("flush"):
+                self.memory.flush()
+            self.memory._state.abandon()
+        if moves:
+            self.folder = self.folder.rename(self.folder.with_name(f"{self.folder.name}x"))
+        self.memory = self.make_memory(memory_size=self.oracle.memory_size)
+        stats = self.memory.stats()
+        assert stats.damaged == 0
+        if ending == "abandon":  # what was counted since the manifest was written, and is in no row, is gone
+            assert stats.duplicates <= self.oracle.duplicates
+            assert stats.gaps <= self.oracle.gaps
+            self.oracle.duplicates, self.oracle.gaps = stats.duplicates, stats.gaps
+
+    def teardown(self) -> None:
+        if hasattr(self, "memory"):
+            self.memory.close()
+        shutil.rmtree(self.folder)
+
+
+def run(max_examples: int, steps: int, machine: type[MemoryMachine] = MemoryMachine) -> None:
     run_state_machine_as_test(
-        MemoryMachine,
+        machine,
         settings=settings(
             max_examples=max_examples,
             stateful_step_count=steps,
@@ -177,6 +227,17 @@ def run(max_examples: int, steps: int) -> None:
 @pytest.mark.timeout(400)
 def test_memory_agrees_with_the_oracle_over_20_000_operations() -> None:
     run(max_examples=400, steps=50)
+
+
+@pytest.mark.timeout(400)
+def test_memory_in_a_folder_agrees_with_the_oracle_over_2_000_operations() -> None:
+    run(max_examples=80, steps=25, machine=StoredMachine)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(7200)
+def test_memory_in_a_folder_agrees_with_the_oracle_over_100_000_operations() -> None:
+    run(max_examples=2_000, steps=50, machine=StoredMachine)
 
 
 @pytest.mark.stress

@@ -304,11 +304,11 @@ def test_manifest_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="its segments do not follow each other"):
         ReplayMemory.load(tmp_path)
     forge(tmp_path, segments=body["segments"], state=body["state"] | {"tally": []})
-    with pytest.raises(DatasetError, match="contradicts itself"):
+    with pytest.raises(DatasetError, match="the rows contradict their manifest"):
         ReplayMemory.load(tmp_path)
     for state in (None, {}, body["state"] | {"sampler": {"generator": {}, "numbers": ""}}):
         forge(tmp_path, state=state)
-        with pytest.raises(DatasetError, match="the snapshot's state must be what save writes"):
+        with pytest.raises(DatasetError, match="the saved state must be what this package writes"):
             ReplayMemory.load(tmp_path)
 
 
@@ -353,7 +353,7 @@ def test_two_threads_may_save_at_once(tmp_path: Path) -> None:
 def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are evicted before they are copied; in the end the lock is held for the whole save."""
     memory = memory_of(100)
-    copied = memory._copy_rows
+    copied = memory._state.copy_rows
     outrun = 0
 
     def evict_first(ids: range) -> Any:
@@ -363,7 +363,7 @@ def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: p
             append(memory, 100 * outrun, 100 * outrun + 60)
         return copied(ids)
 
-    monkeypatch.setattr(memory, "_copy_rows", evict_first)
+    monkeypatch.setattr(memory._state, "copy_rows", evict_first)
     memory.save(tmp_path)
     assert outrun == 3
     assert_same(memory, ReplayMemory.load(tmp_path))

@@ -31,12 +31,18 @@ MAX_MANIFEST_BYTES = 1 << 28
 _SUFFIXES = (".rows.npy", ".links.npy", ".tmp")
 
 
-def row_checks(rows: Rows) -> NDArray[np.uint64]:
-    """Checksums of single rows, `(n,)`, so that damage can be told row by row: XXH3, 64 bits, of their bytes.
+def row_checks(rows: Rows, n_bytes: int | None = None) -> NDArray[np.uint64]:
+    """Checksums of single rows, `(n,)`, so that damage can be told row by row: XXH3 of 64 bits.
 
     0.06 us a row of 100 bytes; CRC32 takes 0.19 us, and fifteen times as long for images.
+
+    Args:
+        rows: Records.
+        n_bytes: How many of the bytes of each count; None for all.
     """
     octets: NDArray[Any] = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+    if n_bytes is not None:
+        octets = octets[:, :n_bytes]
     return np.fromiter(map(xxh3_64_intdigest, octets), np.uint64, len(rows))
 
 
@@ -129,13 +135,17 @@ def replace_manifest(folder: Path, body: dict[str, Any]) -> int:
     return checksum
 
 
-def require_ours(folder: Path) -> None:
+def require_ours(folder: Path, besides: Collection[str] = ()) -> None:
     """Checks that a folder that has no manifest holds nothing but what an unfinished write left.
+
+    Args:
+        folder: The folder.
+        besides: Names that may be there too.
 
     Raises:
         DatasetError: It holds something else.
     """
-    foreign = [file.name for file in folder.iterdir() if not _is_ours(file)]
+    foreign = [file.name for file in folder.iterdir() if not _is_ours(file) and file.name not in besides]
     if foreign:
         raise DatasetError(
             f"{folder} must be empty or written by this package, but holds {foreign[0]!r}; "

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 Pairs = NDArray[np.int32]
 """`(n, 2)` slots: the previous row and the anchor."""
 
+INDEX_BYTES = 16
+"""Bytes of the index for each row of the ring."""
+
 
 class Anchors:
     """The index of the transitions in a ring.

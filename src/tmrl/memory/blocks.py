@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tmrl.memory.ring import Ring, record_dtype
-from tmrl.schema import Leaf, Schema
+from tmrl.memory.ring import Ring
+from tmrl.schema import Leaf, Schema, record_dtype
 
 ROWS_PER_WINDOW = 2
 

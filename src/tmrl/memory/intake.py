@@ -77,6 +77,27 @@ class Intake:
         """Takes a schema as given, instead of waiting for samples to show it."""
         self._packer = Packer(schema, self._finite)
 
+    def difference(self, schema: Schema) -> str | None:
+        """What about a schema is not what this intake was asked for, in words; None if nothing is."""
+        for name, wanted, found in (("obs", self._obs, schema.obs), ("act", self._act, schema.act)):
+            if wanted is not None and wanted != found:
+                return f"{name}: expected {_listed(wanted)}, found {_listed(found)}"
+        if set(self._info_keys) != set(schema.info):
+            return f"info_keys: expected {sorted(self._info_keys)}, found {sorted(schema.info)}"
+        if self._with_crc != schema.with_crc:
+            return f"crc_debug: expected {self._with_crc}, found {schema.with_crc}"
+        return None
+
+    def forget(self, waiting: list[Chunk]) -> None:
+        """Forgets a schema that could not be used; the rows that waited for it go on waiting."""
+        self._packer = None
+        self._waiting = waiting
+
+    @property
+    def waiting(self) -> list[Chunk]:
+        """Rows that wait for a schema."""
+        return list(self._waiting)
+
     def chunks(self, samples: Sequence[Any], source: str, continues: bool) -> list[Chunk]:
         """Checks and packs samples, as `chunks_of` does; an empty list while the schema is not yet known.
 
@@ -142,6 +163,10 @@ def raise_missing_info(key: str) -> None:
 
 def _from_space(name: str, space: Any) -> Nest:
     return Nest.infer(name, example_from_space(name, space))
+
+
+def _listed(nest: Nest) -> str:
+    return ", ".join(f"{leaf.name} {leaf}" for leaf in nest.leaves) or "nothing"
 
 
 def _chunk_to_json(chunk: Chunk) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """ReplayMemory: a replay memory that is ready to use, exact, and as fast as the machine's memory.
 
-It wires the parts of this package together: the intake checks and packs what arrives, the store keeps rows
-and the links between them, a sampler draws ranks, and the hand-out cuts the batch from one block of gathered
-rows. One lock makes an append, and a draw with its gather, each happen at one instant.
+It wires the parts of this package together: the state takes samples in, keeps their rows and writes them
+down, a sampler draws ranks, and the hand-out cuts the batch from one block of gathered rows. One lock makes
+an append, and a draw with its gather, each happen at one instant.
 """
 
-import logging
 import operator
-import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +16,25 @@ from numpy.typing import NDArray
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
 from tmrl.datasets.files import read_manifest
-from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
+from tmrl.errors import EmptyMemoryError, IntegrityError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
+from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Uniform
-from tmrl.memory.snapshot import memory_in, read_segments, write_snapshot
-from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, Tally, percentile
+from tmrl.memory.size import checked_size
+from tmrl.memory.snapshot import memory_in
+from tmrl.memory.state import MemoryState, Owner
+from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
+from tmrl.memory.storage import Storage
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
-from tmrl.packing import worker_of
-from tmrl.schema import Rows, Schema
-from tmrl.schema_json import schema_from_json, schema_to_json
+from tmrl.repeat import Repeat
+from tmrl.schema import Schema
 from tmrl.transition import Batch
-
-logger = logging.getLogger(__name__)
-
-MAX_ROWS = np.iinfo(np.int32).max
-
-SAVE_ATTEMPTS = 3
-"""Saves that appends may outrun, evicting rows before they are copied, until appends have to wait."""
 
 _COUNTERS = (
     *("_draws", "crc_checked"),
@@ -60,8 +54,9 @@ class ReplayMemory(TorchMemory):
         nb_steps: Number of batches that one iteration over the memory yields.
         sample_preprocessor: Called with the six parts of every single transition drawn, returns the same six;
             each transition then passes through python. Prefer `batch_preprocessor`.
-        memory_size: Most transitions to hold; may be a float such as `1e6`, and may be reassigned: growing
-            and shrinking keep the newest. The ring has one row more; each further episode or gap costs one.
+        memory_size: Most transitions to hold; may be a float such as `1e6`, or all the bytes to use, as in
+            `"24GB"` (10^9) or `"24GiB"`. It may be reassigned: growing and shrinking keep the newest. The
+            ring has one row more; each further episode or gap costs one.
         batch_size: Number of transitions in a batch; may be reassigned.
         dataset_path: Folder with a `data.pkl` in the columns (act, obs, rew, terminated, truncated, info) to
             begin with, label `dataset`; `""` means none.
@@ -74,6 +69,16 @@ class ReplayMemory(TorchMemory):
         batch_preprocessor: Called with each `Batch`, on its device, returns what `sample` is to return.
         contiguous: Whether batches are dense copies; as a rule the views that they are otherwise are faster.
         finite: Fields (`rew`, `act`, `obs`) or single leaves (`obs/speed`) that may hold no NaN or infinity.
+        storage_path: Folder for the memory to live in, written by one memory at a time; None for RAM. What
+            `append` took in survives the end of the process, whatever ends it. A folder that holds a memory
+            is opened, and goes on where it was: its random numbers too, whatever the `seed`.
+        flush_interval_s: Seconds from one `flush()` in the background to the next; None for none.
+
+    Raises:
+        ValueError: An argument is out of range.
+        StorageError: The `storage_path` cannot be written, or another memory writes it.
+        DatasetError: What the `storage_path` holds is something else, or damaged beyond single rows.
+        SchemaError: It holds rows of another layout than asked for.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class ReplayMemory(TorchMemory):
         device: Any = "cpu",
         nb_steps: int = 1,
         sample_preprocessor: SamplePreprocessor | None = None,
-        memory_size: float = 1_000_000,
+        memory_size: float | str = 1_000_000,
         batch_size: int = 256,
         dataset_path: str | Path = "",
         crc_debug: bool = False,
@@ -93,25 +98,39 @@ class ReplayMemory(TorchMemory):
         batch_preprocessor: Callable[[Batch], Any] | None = None,
         contiguous: bool = False,
         finite: Collection[str] = ("rew", "act"),
+        storage_path: str | Path | None = None,
+        flush_interval_s: float | None = None,
     ) -> None:
-        self._lock = threading.RLock()
-        self._save_lock = threading.Lock()
-        self._store: Store | None = None
-        self._tally = Tally()
-        self._intake = Intake(observation_space, action_space, info_keys, finite, crc_debug)
-        self._sampler = Uniform(np.random.default_rng(seed))
+        checked_size(memory_size)
+        if flush_interval_s is not None and not flush_interval_s > 0:
+            raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
+        self.storage_path = None if storage_path is None else Path(storage_path)
+        self._state = MemoryState(
+            Owner(self._settings, self._counters, self._restore_counters),
+            Intake(observation_space, action_space, info_keys, finite, crc_debug),
+            Uniform(np.random.default_rng(seed)),
+            None if self.storage_path is None else Storage(self.storage_path),
+        )
+        self._lock = self._state.lock
         self._hand_out: HandOut | None = None
         self._checker: BatchChecker | None = None
         self._drawn: Drawn | None = None
         self._draws = 0
-        self._snapshot: int | None = None
+        self._flushes: Repeat | None = None
         self.batch_preprocessor = batch_preprocessor
         self.contiguous = contiguous
-        super().__init__(
-            device, nb_steps, sample_preprocessor, memory_size, batch_size, dataset_path, crc_debug
-        )
-        if self.data:
-            self._append_columns()
+        try:
+            # The documented constructor knows numbers only; what was given is set behind it.
+            super().__init__(device, nb_steps, sample_preprocessor, 1, batch_size, dataset_path, crc_debug)
+            self.memory_size = memory_size
+            self._state.recover()
+            if self.data:
+                self._append_columns()
+        except BaseException:
+            self._state.abandon()
+            raise
+        if flush_interval_s is not None:
+            self._flushes = Repeat(self.flush, flush_interval_s)
 
     # Appending
 
@@ -129,43 +148,12 @@ class ReplayMemory(TorchMemory):
         Raises:
             BadSampleError: A sample does not fit; the memory is as it was.
             SchemaError: The first samples show something that no row can hold.
+            StorageError: The disk has no room; the memory is as it was.
             IntegrityError: In CRC mode, a sample carries no checksums.
         """
-        samples = buffer.memory
-        if not samples:
-            return self
-        with self._lock:
-            try:
-                chunks = self._intake.chunks(samples, source, continues)
-            except TmrlError:
-                self._count_refused(samples, source)
-                raise
-            if self._store is None and self._intake.schema is not None:
-                self._store = self._open_store(self._intake.schema)
-            for chunk in chunks:
-                self._opened().append(chunk)
+        if buffer.memory:
+            self._state.append(buffer.memory, source, continues)
         return self
-
-    def _count_refused(self, samples: Sequence[Any], source: str) -> None:
-        for sample in samples:
-            self._tally.of(worker_of(sample), source).refused += 1
-
-    def _open_store(self, schema: Schema) -> Store:
-        row_bytes = schema.row_dtype.itemsize
-        try:
-            store = Store(schema, self._capacity, self._tally)
-        except MemoryError as error:
-            raise MemoryError(
-                f"memory_size must fit this machine: {self._capacity:,} transitions of {row_bytes:,} bytes "
-                f"need {self._capacity * row_bytes / 1e9:,.0f} GB; choose a smaller one"
-            ) from error
-        logger.info(
-            "memory of %d transitions: %d bytes a row, %.1f MB when full",
-            self._capacity,
-            row_bytes,
-            store.bytes_full / 1e6,
-        )
-        return store
 
     def _append_columns(self) -> None:
         """Appends the columns of the documented dataset file, and lets the lists go."""
@@ -178,7 +166,12 @@ class ReplayMemory(TorchMemory):
 
     def __len__(self) -> int:
         """Number of transitions that can be drawn."""
-        return 0 if self._store is None else len(self._store.anchors)
+        store = self._store
+        return 0 if store is None else len(store.anchors)
+
+    @property
+    def _store(self) -> Store | None:
+        return self._state.store
 
     def sample(self) -> Any:
         """Draws a batch, uniform and with replacement.
@@ -229,7 +222,7 @@ class ReplayMemory(TorchMemory):
         """
         with self._lock:
             rank = self._rank(item)
-            store = self._opened()
+            store = self._state.opened()
             drawn = store.draw(np.array([rank], np.int64))
             previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
             return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
@@ -243,7 +236,7 @@ class ReplayMemory(TorchMemory):
                 f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
             )
         self._draws += self.batch_size
-        return self._sampler.draw(self.batch_size, n)
+        return self._state.sampler.draw(self.batch_size, n)
 
     def _rank(self, index: int) -> int:
         n = len(self)
@@ -253,7 +246,7 @@ class ReplayMemory(TorchMemory):
         return rank % n
 
     def _batch(self, ranks: NDArray[np.int64]) -> Batch:
-        store = self._opened()
+        store = self._state.opened()
         self._drawn = drawn = store.draw(ranks)
         hand_out = self._hand_out
         if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
@@ -277,12 +270,7 @@ class ReplayMemory(TorchMemory):
         self.crc_checked += len(drawn.pairs)
 
     def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
-        return self._tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
-
-    def _opened(self) -> Store:
-        if self._store is None:
-            raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
-        return self._store
+        return self._state.tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
 
     # Snapshots
 
@@ -301,15 +289,7 @@ class ReplayMemory(TorchMemory):
         Raises:
             DatasetError: The folder holds something else.
         """
-        with self._save_lock:
-            for _ in range(SAVE_ATTEMPTS):
-                try:
-                    self._save(Path(path), within)
-                except EvictedRowError:
-                    continue
-                return
-            with self._lock:
-                self._save(Path(path), within)
+        self._state.save(Path(path), within)
 
     @classmethod
     def load(cls, path: str | Path, **arguments: Any) -> "ReplayMemory":
@@ -326,83 +306,77 @@ class ReplayMemory(TorchMemory):
         folder = Path(path)
         document, checksum = read_manifest(folder)
         body = memory_in(document)
-        memory = cls(**{**body["settings"], **arguments, "memory_size": body["settings"]["memory_size"]})
-        memory._restore(body["state"])
-        if body["schema"] is not None:
-            schema = schema_from_json(body["schema"])
-            memory._intake.adopt(schema)
-            memory._store = store = memory._open_store(schema)
-            store.restore(
-                lambda put: read_segments(folder, body, schema.row_dtype, put), body["state"]["streams"]
-            )
-        memory._snapshot = checksum
-        memory.memory_size = arguments.get("memory_size", memory.memory_size)
+        size = body["settings"]["memory_size"]
+        memory = cls(**{**body["settings"], **arguments, "memory_size": size})
+        try:
+            memory._state.load(body, checksum, lambda row_dtype, put: read_rows(folder, body, row_dtype, put))
+            memory.memory_size = arguments.get("memory_size", size)
+        except BaseException:
+            memory._state.abandon()
+            raise
         return memory
 
-    def _save(self, folder: Path, within: dict[str, Any] | None) -> None:
-        with self._lock:
-            store = self._store
-            ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
-            body = {
-                "schema": None if store is None else schema_to_json(store.schema),
-                "oldest": ids.start,
-                "settings": self._settings(),
-                "state": self._state(),
-            }
-            n_rows = self._capacity + 1
-        self._snapshot = write_snapshot(folder, body, ids, n_rows, self._copy_rows, self._snapshot, within)
+    def flush(self) -> None:
+        """Puts the rows and all the rest on the disk, so that they survive a power cut; nothing in RAM.
 
-    def _copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
+        Other threads may append and draw meanwhile.
+        """
+        self._state.flush()
+
+    def close(self) -> None:
+        """Flushes a memory that lives in a folder, and lets others open it. A closed memory is empty."""
+        if self._flushes is not None:
+            self._flushes.stop()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next batch depends on beside the rows: random numbers and counts, for `json.dumps`."""
         with self._lock:
-            ring = self._opened().ring
-            if ids.start < ring.oldest:
-                raise EvictedRowError(f"row {ids.start} is older than the oldest row, {ring.oldest}")
-            return ring.copy_of(ids)
+            return self._state.small()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned; the rows stay.
+
+        Raises:
+            DatasetError: It is no such state.
+        """
+        with self._lock:
+            self._state.restore_small(state)
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "memory_size": self._capacity,
             "batch_size": self.batch_size,
             "nb_steps": self.nb_steps,
             "crc_debug": self.crc_debug,
             "contiguous": self.contiguous,
-            **self._intake.settings(),
         }
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "streams": [] if self._store is None else self._store.stream_state(),
-            "intake": self._intake.state(),
-            "tally": self._tally.state(),
-            "sampler": self._sampler.state(),
-            "counters": {name: getattr(self, name) for name in _COUNTERS},
-        }
+    def _counters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _COUNTERS}
 
-    def _restore(self, state: Any) -> None:
-        try:
-            self._intake.restore(state["intake"])
-            self._tally.restore(state["tally"])
-            self._sampler.restore(state["sampler"])
-            for name in _COUNTERS:
-                setattr(self, name, state["counters"][name])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"the snapshot's state must be what save writes, but: {error!r}") from error
+    def _restore_counters(self, counters: dict[str, Any]) -> None:
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
 
     # Size and statistics
 
     @property
-    def memory_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Most transitions to hold. Setting it resizes the memory and keeps the newest."""
-        return self._capacity
+    def memory_size(self) -> int | str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Most transitions to hold; a budget of bytes as it was given, until the first Buffer.
+
+        Setting it resizes the memory and keeps the newest.
+        """
+        return self._state.capacity
 
     @memory_size.setter
-    def memory_size(self, size: float) -> None:
-        if not 1 <= size < MAX_ROWS:
-            raise ValueError(f"memory_size must be at least 1 and below {MAX_ROWS}, got {size}")
-        with self._lock:
-            self._capacity = int(size)
-            if self._store is not None:
-                self._store.resize(self._capacity)
+    def memory_size(self, size: float | str) -> None:
+        self._state.resize(size)
 
     @property
     def schema(self) -> Schema | None:
@@ -412,14 +386,14 @@ class ReplayMemory(TorchMemory):
     def stats(self) -> MemoryStats:
         """What is in the memory, where it came from, and how old the newest batch was."""
         with self._lock:
-            store, drawn, total = self._store, self._drawn, self._tally.total()
+            store, drawn, total = self._store, self._drawn, self._state.tally.total()
             ids = np.empty(0, np.int64) if drawn is None else drawn.ids()
             ages = np.empty(0) if drawn is None else (drawn.next - 1 - ids).astype(np.float64)
             ages_s = np.empty(0) if store is None else store.times.ages_s(ids)
             return MemoryStats(
                 transitions=len(self),
                 rows=0 if store is None else len(store.ring),
-                capacity=self._capacity,
+                capacity=self.memory_size if isinstance(self.memory_size, int) else 0,
                 bytes_now=0 if store is None else store.bytes_now,
                 bytes_full=0 if store is None else store.bytes_full,
                 appended=total.appended,
@@ -428,14 +402,15 @@ class ReplayMemory(TorchMemory):
                 duplicates=total.duplicates,
                 gaps=total.gaps,
                 draws=self._draws,
+                damaged=self._state.damaged,
                 crc_checked=self.crc_checked,
                 age_rows_p50=percentile(ages, 50),
                 age_rows_p95=percentile(ages, 95),
                 age_s_p50=percentile(ages_s, 50),
                 age_s_p95=percentile(ages_s, 95),
-                workers=self._tally.by(WORKER),
-                sources=self._tally.by(SOURCE),
+                workers=self._state.tally.by(WORKER),
+                sources=self._state.tally.by(SOURCE),
             )
 
     def __repr__(self) -> str:
-        return f"ReplayMemory({len(self)} of {self._capacity} transitions, batch_size={self.batch_size})"
+        return f"ReplayMemory({len(self)} of {self.memory_size} transitions, batch_size={self.batch_size})"

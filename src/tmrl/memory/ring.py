@@ -10,30 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmrl.schema import Rows
+from tmrl.schema import Rows, record_dtype
 
-
-def record_dtype(row_dtype: np.dtype[np.void]) -> np.dtype[np.void]:
-    """Rows as opaque records, which NumPy copies whole instead of field by field."""
-    return np.dtype((np.void, row_dtype.itemsize))
+COLUMN_BYTES = 8
+"""Bytes of the two columns beside a row in RAM."""
 
 
 class Ring:
-    """Rows with their two columns.
+    """Rows with their two columns, in arrays of the caller's: in RAM, or mapped from files.
 
     Args:
-        row_dtype: A schema's row dtype.
-        n_rows: Rows to hold; allocated at once, backed by memory as they fill.
+        rows: `(n_rows,)` room for as many rows.
+        back: `(n_rows,)` room for their links.
+        origin: `(n_rows,)` room for their origins.
     """
 
-    def __init__(self, row_dtype: np.dtype[np.void], n_rows: int) -> None:
-        self.n_rows = n_rows
-        self.rows: Rows = np.zeros(n_rows, row_dtype)
-        self.back = np.zeros(n_rows, np.int32)
-        self.origin = np.zeros(n_rows, np.int32)
+    def __init__(self, rows: Rows, back: NDArray[np.int32], origin: NDArray[np.int32]) -> None:
+        self.n_rows = len(rows)
+        self.rows: Rows = rows
+        self.back = back
+        self.origin = origin
         self.oldest = 0
         self.next = 0
-        self.records: NDArray[np.void] = self.rows.view(record_dtype(row_dtype))
+        self.records: NDArray[np.void] = rows.view(record_dtype(rows.dtype))
+
+    @classmethod
+    def in_ram(cls, row_dtype: np.dtype[np.void], n_rows: int) -> "Ring":
+        """A ring of its own arrays, allocated at once and backed by memory as they fill."""
+        return cls(np.zeros(n_rows, row_dtype), np.zeros(n_rows, np.int32), np.zeros(n_rows, np.int32))
 
     def __len__(self) -> int:
         return self.next - self.oldest
@@ -55,9 +59,9 @@ class Ring:
         self.next += skipped
         slot = self.next % self.n_rows
         records = rows.view(self.records.dtype)[skipped:]
-        _put(self.records, slot, records)
-        _put(self.back, slot, back[skipped:])
-        _put(self.origin, slot, np.broadcast_to(np.int32(origin), len(records)))
+        put(self.records, slot, records)
+        put(self.back, slot, back[skipped:])
+        put(self.origin, slot, np.broadcast_to(np.int32(origin), len(records)))
         self.next += len(records)
 
     def write_one(self, row: Rows, back: int, origin: int) -> None:
@@ -73,9 +77,9 @@ class Ring:
         if not len(self):
             self.oldest = self.next = first_id
         slot = first_id % self.n_rows
-        _put(self.records, slot, rows.view(self.records.dtype))
-        _put(self.back, slot, back)
-        _put(self.origin, slot, origin)
+        put(self.records, slot, rows.view(self.records.dtype))
+        put(self.back, slot, back)
+        put(self.origin, slot, origin)
         self.next = first_id + len(rows)
 
     def copy_of(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
@@ -98,15 +102,8 @@ class Ring:
         """Slots of the rows held, oldest first."""
         return np.arange(self.oldest, self.next) % self.n_rows
 
-    def resized(self, n_rows: int) -> "Ring":
-        """A ring of another size with the newest rows of this one, under the same ids."""
-        ring = Ring(self.rows.dtype, n_rows)
-        kept = range(max(self.oldest, self.next - n_rows), self.next)
-        ring.restore(kept.start, *self.copy_of(kept))
-        return ring
 
-
-def _put(column: NDArray[Any], slot: int, values: NDArray[Any]) -> None:
+def put(column: NDArray[Any], slot: int, values: NDArray[Any]) -> None:
     """Writes values from `slot` on, going on at the start where the column ends."""
     fits = len(column) - slot
     column[slot : slot + len(values)] = values[:fits]

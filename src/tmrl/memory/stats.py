@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 TIME_RESOLUTION_S = 0.05
 MAX_TIMES = 4096
+MAX_SAVED_TIMES = 512
 
 WORKER, SOURCE = 0, 1
 """The parts of an origin."""
@@ -54,7 +55,7 @@ class MemoryStats:
     rows: int
     """Rows held; each episode, and each gap, costs one more than it has transitions."""
     capacity: int
-    """Most transitions: `memory_size`."""
+    """Most transitions: `memory_size`; 0 until the first Buffer if that is a budget of bytes."""
     bytes_now: int
     """Bytes of the rows held and their index; 0 until the first Buffer."""
     bytes_full: int
@@ -66,6 +67,8 @@ class MemoryStats:
     gaps: int
     draws: int
     """Transitions drawn by `sample()`."""
+    damaged: int
+    """Rows that were found damaged or missing when a `storage_path` was opened, and were taken out."""
     crc_checked: int
     """Transitions that CRC debugging has compared and found equal."""
     age_rows_p50: float
@@ -103,12 +106,24 @@ class Tally:
         return list(self.codes)[code][0]
 
     def evict(self, codes: NDArray[np.int32]) -> None:
-        """Counts rows as evicted, by the codes of their origins."""
-        if len(codes) == 1:
+        """Counts rows as evicted, by the codes of their origins; negative ones stand for no row."""
+        if len(codes) == 1 and codes[0] >= 0:
             self.counts[int(codes[0])].evicted += 1
             return
-        for code, n in enumerate(np.bincount(codes).tolist()):
+        for code, n in enumerate(np.bincount(codes[codes >= 0]).tolist()):
             self.counts[code].evicted += n
+
+    def resume(self, held: NDArray[np.int32], new: NDArray[np.int32]) -> None:
+        """Brings counts up to date by the rows that are held.
+
+        Args:
+            held: Codes of all of them.
+            new: Codes of those that arrived after the counts were taken.
+        """
+        n_held, n_new = (np.bincount(codes, minlength=len(self.counts)) for codes in (held, new))
+        for counts, rows, arrived in zip(self.counts, n_held.tolist(), n_new.tolist(), strict=True):
+            counts.appended += arrived
+            counts.evicted = counts.appended - rows
 
     def state(self) -> list[list[Any]]:
         """All counts, in the order of the codes, as what `json.dumps` takes."""
@@ -152,6 +167,21 @@ class ArrivalTimes:
         self._times.append(now)
         if len(self._times) > MAX_TIMES:
             self._first_ids, self._times = self._first_ids[::2], self._times[::2]
+
+    def state(self) -> list[tuple[int, float]]:
+        """Ids and the seconds since 1970 at which they arrived, as what `json.dumps` takes."""
+        offset = time.time() - self.clock()
+        pairs = zip(self._first_ids, self._times, strict=True)
+        return [(first_id, round(seconds + offset, 3)) for first_id, seconds in pairs][:: self._thinning()]
+
+    def restore(self, state: list[tuple[int, float]]) -> None:
+        """Takes over what `state` returned, maybe in another process."""
+        offset = time.time() - self.clock()
+        self._first_ids = [first_id for first_id, _ in state]
+        self._times = [seconds - offset for _, seconds in state]
+
+    def _thinning(self) -> int:
+        return 1 + len(self._times) // MAX_SAVED_TIMES
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds since rows arrived."""

@@ -10,9 +10,14 @@ from tmrl.chunk import Chunk
 from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.ring import Ring
+from tmrl.memory.row_file import Loss, RowFile, RowFileInfo, links_of, plain_links
 from tmrl.memory.stats import ArrivalTimes, Tally
-from tmrl.memory.streams import StreamTable
-from tmrl.schema import Schema
+from tmrl.memory.storage import Storage
+from tmrl.memory.streams import HeldRows, StreamTable
+from tmrl.schema import Rows, Schema
+
+COPIED_AT_ONCE = 1 << 26
+"""Bytes of rows that a resize copies at a time."""
 
 
 class Drawn(NamedTuple):
@@ -35,21 +40,48 @@ class Store:
         schema: The layout of the rows.
         n_transitions: Most transitions to hold.
         tally: Counts of where rows come from.
+        storage: Where the rows are kept; None for RAM.
+        info: Files of the storage that hold rows already; the store begins empty until `recover`.
+
+    Raises:
+        StorageError: The disk has no room.
+        DatasetError: The files are not what `info` says.
     """
 
-    def __init__(self, schema: Schema, n_transitions: int, tally: Tally) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        n_transitions: int,
+        tally: Tally,
+        storage: Storage | None = None,
+        info: RowFileInfo | None = None,
+    ) -> None:
         self.schema = schema
         self.tally = tally
-        # A transition needs two rows: one row more than transitions, if all are of one episode.
-        self.ring = Ring(schema.row_dtype, n_transitions + 1)
-        self.anchors = Anchors(n_transitions + 1)
         self.times = ArrivalTimes()
-        self._streams = StreamTable()
+        self.streams = StreamTable()
+        self._storage = storage
+        # A transition needs two rows: one row more than transitions, if all are of one episode.
+        self.ring, self._file = self._make_ring(n_transitions + 1, info)
+        self.anchors = Anchors(self.ring.n_rows)
+        if storage is not None:
+            storage.file = self._file
+
+    def _make_ring(self, n_rows: int, info: RowFileInfo | None = None) -> tuple[Ring, RowFile | None]:
+        row_dtype = self.schema.row_dtype
+        if self._storage is None:
+            return Ring.in_ram(row_dtype, n_rows), None
+        if info is None:
+            file = self._storage.create_rows(row_dtype, n_rows)
+        else:
+            file = self._storage.open_rows(row_dtype, info)
+        return Ring(file.rows, file.links["back"], file.links["origin"]), file
 
     @property
     def bytes_full(self) -> int:
-        """Bytes of rows and index when full."""
-        return self.ring.n_bytes + self.anchors.n_bytes
+        """Bytes of rows and index when full, those on the disk included."""
+        columns = self.ring.n_bytes if self._file is None else self._file.n_bytes
+        return columns + self.anchors.n_bytes
 
     @property
     def bytes_now(self) -> int:
@@ -58,8 +90,12 @@ class Store:
 
     def append(self, chunk: Chunk) -> None:
         """Takes in the rows of a chunk that are new, evicting the oldest where there is no room."""
-        linked = self._streams.link(chunk, self.ring.next)
         code = self.tally.code(chunk.stream.worker, chunk.source)
+        if self._storage is not None:
+            self.streams.code(chunk.stream)
+            evicted_to = self.ring.next + len(chunk.rows) - self.ring.n_rows
+            self._storage.announce(len(self.streams), len(self.tally.counts), evicted_to)
+        linked = self.streams.link(chunk, self.ring.next)
         counts = self.tally.counts[code]
         counts.duplicates += linked.duplicates
         counts.gaps += linked.gap
@@ -71,6 +107,9 @@ class Store:
         self.times.note(self.ring.next)
         self._evict(self.ring.make_room(n))
         first_id = self.ring.next
+        first_held = first_id + max(0, n - self.ring.n_rows)
+        if self._file is not None:
+            self._file.begin(first_held, first_id + n - first_held)
         if n == 1:
             back = int(linked.back[0])
             self.ring.write_one(linked.rows, back, code)
@@ -78,6 +117,12 @@ class Store:
         else:
             self.ring.write(linked.rows, linked.back, code)
             self.anchors.extend(first_id, linked.back, self.ring.oldest)
+        if self._file is not None:
+            rows = linked.rows[first_held - first_id :]
+            stream = self.streams.code(chunk.stream)
+            self._file.commit(first_held, links_of(chunk, rows, first_held, linked.back, code, stream))
+        if self._storage is not None and first_held > first_id:
+            self._storage.commit()  # or nothing would tell of the rows that were never held
 
     def _evict(self, ids: range) -> None:
         if ids:
@@ -96,38 +141,96 @@ class Store:
         return Drawn(self.anchors.pairs(ranks), self.ring.oldest, self.ring.next, self.ring.n_rows)
 
     def resize(self, n_transitions: int) -> None:
-        """Changes the capacity, keeping the newest rows under the same ids."""
-        ring = self.ring.resized(n_transitions + 1)
-        self._count_evicted(range(self.ring.oldest, ring.oldest))
-        self.ring = ring
-        self._rebuild()
+        """Changes the capacity, keeping the newest rows under the same ids.
 
-    def restore(self, read_rows: Callable[[Callable[..., None]], None], streams: list[list[Any]]) -> None:
+        Raises:
+            StorageError: The disk has no room; the store is as it was.
+        """
+        old, old_file = self.ring, self._file
+        ring, file = self._make_ring(n_transitions + 1)
+        kept = range(max(old.oldest, old.next - ring.n_rows), old.next)
+        step = max(1, COPIED_AT_ONCE // self.schema.row_dtype.itemsize)
+        ring.oldest = ring.next = kept.start
+        for start in range(kept.start, kept.stop, step):
+            ids = range(start, min(start + step, kept.stop))
+            ring.restore(ids.start, *old.copy_of(ids))
+            if file is not None and old_file is not None:
+                file.copy_links(old_file, ids)
+        self._count_evicted(range(old.oldest, kept.start))
+        self.ring, self._file = ring, file
+        self._rebuild()
+        if self._storage is not None:
+            self._storage.file = file
+            self._storage.commit()
+
+    def restore(self, read_rows: Callable[[Callable[..., None]], None], state: dict[str, Any]) -> None:
         """Takes over rows and streams of a snapshot; the store must be empty.
 
         Args:
             read_rows: Calls what it is given with the first id, rows, links and origins of each segment.
-            streams: As `StreamTable.state` returned them.
+            state: As `state` returned it.
 
         Raises:
             DatasetError: The rows contradict the rest of the snapshot.
         """
-        read_rows(self.ring.restore)
-        origins = self.ring.origin[self.ring.held_slots()]
-        if (
-            len(self.ring) > self.ring.n_rows
-            or not ((origins >= 0) & (origins < len(self.tally.counts))).all()
-        ):
-            raise DatasetError(
-                "the snapshot contradicts itself: it holds more rows, or origins, than it says"
-            )
-        self._streams.restore(streams)
+        read_rows(self._put_back)
+        if len(self.ring) > self.ring.n_rows:
+            raise DatasetError("the snapshot contradicts itself: it holds more rows than it says")
+        self._check_codes(self.ring.origin[self.ring.held_slots()], -1, len(self.tally.counts))
+        self.streams.restore(state["streams"])
+        self.times.restore(state["times"])
         self._rebuild()
-        self.times.note(self.ring.oldest)
 
-    def stream_state(self) -> list[list[Any]]:
-        """Where each stream stands."""
-        return self._streams.state()
+    def _put_back(
+        self, first_id: int, rows: Rows, back: NDArray[np.int32], origin: NDArray[np.int32]
+    ) -> None:
+        self.ring.restore(first_id, rows, back, origin)
+        if self._file is not None:
+            self._file.commit(first_id, plain_links(rows, first_id, back, origin))
+
+    def recover(self, state: dict[str, Any], next_id: int) -> Loss:
+        """Takes over the rows in the storage's files, and brings the rest up to date by them.
+
+        Args:
+            state: As `state` returned it when the manifest was written.
+            next_id: Id after that of the newest row at that time.
+
+        Returns:
+            What was damaged or is missing.
+
+        Raises:
+            DatasetError: The rows contradict the manifest.
+        """
+        file = self._file
+        if file is None:
+            raise ValueError("only rows in a storage can be recovered")
+        survey = file.survey()
+        loss = file.repair(survey, next_id)
+        self.streams.restore(state["streams"])
+        self.times.restore(state["times"])
+        self.ring.oldest, self.ring.next = survey.oldest, survey.next
+        if survey.next == 0:  # not one row is left
+            self.ring.oldest = self.ring.next = next_id
+        slots = self.ring.held_slots()[survey.is_held]
+        links = file.links[slots]
+        self._check_codes(links["origin"], 0, len(self.tally.counts))
+        self._check_codes(links["stream"], -1, len(self.streams))
+        self.tally.resume(links["origin"], links["origin"][links["id"] >= next_id])
+        is_done = self.ring.rows["terminated"][slots] | self.ring.rows["truncated"][slots]
+        self.streams.resume(HeldRows(links["id"], links["stream"], links["step"], links["episode"], is_done))
+        self._rebuild()
+        return loss
+
+    @staticmethod
+    def _check_codes(codes: NDArray[np.int32], least: int, stop: int) -> None:
+        if not ((codes >= least) & (codes < stop)).all():
+            raise DatasetError(
+                "the rows contradict their manifest: they come from workers or streams that it does not name"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
+        return {"streams": self.streams.state(), "times": self.times.state()}
 
     def _rebuild(self) -> None:
         """Makes the index anew from the links, which are all the truth there is."""

@@ -40,11 +40,38 @@ class Linked:
     """Steps missing before the first row."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """What is known of each row of a ring, `(n,)` each, oldest first."""
+
+    ids: NDArray[np.int64]
+    streams: NDArray[np.int32]
+    """Codes of their streams; -1 where they are not known, as after a load."""
+    steps: NDArray[np.int64]
+    episodes: NDArray[np.int64]
+    is_done: NDArray[np.bool_]
+
+    def lack(self, row_id: int) -> bool:
+        """Whether a row that was not evicted is not there."""
+        place = int(np.searchsorted(self.ids, row_id))
+        is_held = place < len(self.ids) and int(self.ids[place]) == row_id
+        return not is_held and (not len(self.ids) or row_id > int(self.ids[0]))
+
+
 class StreamTable:
     """Where each stream stands; links each chunk to what came before it."""
 
     def __init__(self) -> None:
+        self._codes: dict[Stream, int] = {}
         self._newest: dict[Stream, _Newest] = {}
+
+    def __len__(self) -> int:
+        """Number of streams that have a code."""
+        return len(self._codes)
+
+    def code(self, stream: Stream) -> int:
+        """The code of a stream, new or known: its place in the order of first appearance."""
+        return self._codes.setdefault(stream, len(self._codes))
 
     def link(self, chunk: Chunk, next_id: int) -> Linked:
         """Finds out what a chunk's rows follow.
@@ -53,6 +80,7 @@ class StreamTable:
             chunk: Rows about to be written.
             next_id: Id that the first row written will have.
         """
+        self.code(chunk.stream)
         newest = self._newest.get(chunk.stream)
         duplicates, gap = self._compare(chunk, newest)
         rows, starts = chunk.rows[duplicates:], chunk.starts[duplicates:]
@@ -92,9 +120,35 @@ class StreamTable:
         return distance if distance <= np.iinfo(np.int32).max else GAP
 
     def state(self) -> list[list[Any]]:
-        """Where each stream stands, as what `json.dumps` takes."""
-        return [[*stream, *astuple(newest)] for stream, newest in self._newest.items()]
+        """Where each stream stands, in the order of the codes, as what `json.dumps` takes."""
+        places = {stream: astuple(newest) for stream, newest in self._newest.items()}
+        return [[*stream, *places.get(stream, ())] for stream in self._codes]
 
     def restore(self, state: list[list[Any]]) -> None:
         """Takes over what `state` returned."""
-        self._newest = {Stream(*line[:2]): _Newest(*line[2:]) for line in state}
+        streams = [Stream(*line[:2]) for line in state]
+        self._codes = {stream: code for code, stream in enumerate(streams)}
+        self._newest = {
+            stream: _Newest(*line[2:]) for stream, line in zip(streams, state, strict=True) if line[2:]
+        }
+
+    def resume(self, held: HeldRows) -> None:
+        """Finds out where each stream stands from the rows that are held, which know it best.
+
+        A stream all of whose rows were evicted stands where `restore` said. One whose newest rows are lost
+        stands before them, so that they are taken in if they are sent again.
+        """
+        last = np.full(len(self._codes), -1)
+        is_known = held.streams >= 0
+        np.maximum.at(last, held.streams[is_known], np.flatnonzero(is_known))
+        for stream, code in self._codes.items():
+            place = int(last[code])
+            if place >= 0:
+                self._newest[stream] = _Newest(
+                    int(held.ids[place]),
+                    int(held.steps[place]),
+                    int(held.episodes[place]),
+                    bool(held.is_done[place]),
+                )
+            elif stream in self._newest and held.lack(self._newest[stream].row_id):
+                del self._newest[stream]

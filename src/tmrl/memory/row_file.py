@@ -1,0 +1,371 @@
+"""RowFile: the rows of a ring and their links in two `.npy` files of fixed size, mapped into memory.
+
+    <token>.rows.npy     rows, structured as the schema says; row `i` is in slot `i % n_rows`
+    <token>.links.npy    beside each row: its id, its place in its stream, its link, a checksum over all of it
+
+A slot holds a row if, and only if, its id belongs there and the checksum is right. There is no header that
+counts rows, so none can contradict them. To write, the ids of the slots are taken away first, then rows and
+links are copied in, and last the ids: a process killed at any instruction leaves the rows before and the rows
+after, and in between nothing, never a mixture. What a power cut or a disk has spoiled has the wrong checksum,
+and is as if it had been lost on the way: no link leads over it.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.chunk import Chunk
+from tmrl.datasets.files import row_checks
+from tmrl.errors import DatasetError, StorageError
+from tmrl.memory.ring import put
+from tmrl.memory.streams import GAP
+from tmrl.schema import Rows, take_rows
+
+LINK = np.dtype(
+    [
+        ("id", np.int64),
+        ("step", np.int64),
+        ("episode", np.int64),
+        ("back", np.int32),
+        ("origin", np.int32),
+        ("stream", np.int32),
+        ("spare", np.int32),
+        ("check", np.uint64),
+    ]
+)
+"""`id` is -1 where a slot is empty; `origin` and `stream` are places in the manifest's lists."""
+
+NOBODY = -1
+"""The origin of a slot within the ring that holds no row."""
+
+CHECKED_AT_ONCE = 1 << 26
+"""Bytes of rows that are checked, or copied, at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFileInfo:
+    """What a manifest says of the two files."""
+
+    name: str
+    n_rows: int
+    rows_head: tuple[int, int]
+    """Bytes before the first row, and their CRC32."""
+    links_head: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Which rows two files hold."""
+
+    oldest: int
+    next: int
+    """Id after that of the newest row."""
+    is_held: NDArray[np.bool_]
+    """`(next - oldest,)` whether the row with id `oldest + i` is there."""
+    damaged: NDArray[np.int64]
+    """Slots whose bytes are not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is wrong with the rows of two files."""
+
+    damaged: tuple[int, ...]
+    """Ids of rows whose bytes are not what was written."""
+    missing: int
+    """Number of newest rows that the manifest knows of and that are not there."""
+
+    def __len__(self) -> int:
+        return len(self.damaged) + self.missing
+
+    def __str__(self) -> str:
+        told: list[str] = []
+        if self.damaged:
+            told.append(f"{len(self.damaged)} rows are damaged, the first is row {self.damaged[0]}")
+        if self.missing:
+            told.append(f"the newest {self.missing} rows are missing")
+        return " and ".join(told)
+
+
+class RowFile:
+    """The two files, mapped.
+
+    Args:
+        folder: Where they are.
+        info: What the manifest says of them.
+        row_dtype: A schema's row dtype.
+        mode: `r+` to write, `r` to read.
+
+    Raises:
+        DatasetError: A file is missing, of the wrong size, or begins with something else.
+
+    Attributes:
+        info: As given.
+        rows: `(n_rows,)` the rows.
+        links: `(n_rows,)` of `LINK`.
+    """
+
+    def __init__(self, folder: Path, info: RowFileInfo, row_dtype: np.dtype[np.void], mode: Any) -> None:
+        self.info = info
+        self._files = [folder / f"{info.name}.rows.npy", folder / f"{info.name}.links.npy"]
+        heads = (info.rows_head, info.links_head)
+        dtypes: tuple[np.dtype[Any], ...] = (row_dtype, LINK)
+        self._maps = [
+            _map(file, dtype, info.n_rows, head, mode)
+            for file, dtype, head in zip(self._files, dtypes, heads, strict=True)
+        ]
+        # Plain arrays: NumPy's class for mapped ones costs microseconds with each slice.
+        self.rows: Rows = np.asarray(self._maps[0])
+        self.links: NDArray[Any] = np.asarray(self._maps[1])
+
+    @classmethod
+    def create(cls, folder: Path, row_dtype: np.dtype[np.void], n_rows: int) -> "RowFile":
+        """Makes two files with room for `n_rows` rows; all of the disk that they will ever take is taken now.
+
+        Raises:
+            StorageError: The disk has no room; nothing is left behind.
+        """
+        name = secrets.token_hex(4)
+        made = [(folder / f"{name}.rows.npy", row_dtype), (folder / f"{name}.links.npy", LINK)]
+        try:
+            rows_head, links_head = (_reserve(file, dtype, n_rows) for file, dtype in made)
+        except OSError as error:
+            for file, _ in made:
+                file.unlink(missing_ok=True)
+            n_bytes = n_rows * sum(dtype.itemsize for _, dtype in made)
+            raise StorageError(
+                f"{folder} must have room for {n_bytes:,} bytes ({n_rows:,} rows of "
+                f"{row_dtype.itemsize:,} bytes and their links), but: {error}; choose a smaller memory_size, "
+                "or another storage_path"
+            ) from error
+        file = cls(folder, RowFileInfo(name, n_rows, rows_head, links_head), row_dtype, "r+")
+        file.links["id"] = -1
+        return file
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the two files."""
+        return sum(file.stat().st_size for file in self._files)
+
+    def begin(self, first_id: int, n: int) -> None:
+        """Empties the slots of the rows `first_id, first_id + 1, ...`, about to be written."""
+        put(self.links["id"], first_id % self.info.n_rows, np.full(n, -1))
+
+    def commit(self, first_id: int, links: NDArray[Any]) -> None:
+        """Makes rows that were copied in valid, with their links; see `links_of`."""
+        slot = first_id % self.info.n_rows
+        ids = links["id"].copy()
+        links["id"] = -1
+        put(self.links, slot, links)
+        put(self.links["id"], slot, ids)
+
+    def survey(self) -> Survey:
+        """Looks at every slot: about 0.2 s for a million small rows, else the time to read the files."""
+        n_rows, ids = self.info.n_rows, self.links["id"]
+        is_placed = (ids >= 0) & (ids % n_rows == np.arange(n_rows))
+        is_valid = is_placed & self._is_right(is_placed)
+        damaged = np.flatnonzero(~is_valid & (ids != -1))
+        if not is_valid.any():
+            return Survey(0, 0, np.empty(0, np.bool_), damaged)
+        newest = int(ids[is_valid].max())
+        # A row of an earlier lap stands where a newer one has not reached the disk.
+        is_valid &= ids > newest - n_rows
+        oldest = int(ids[is_valid].min())
+        slots = np.arange(oldest, newest + 1) % n_rows
+        return Survey(oldest, newest + 1, is_valid[slots], damaged)
+
+    def _is_right(self, is_placed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """In which of these slots the checksum is right."""
+        is_right = np.zeros(self.info.n_rows, np.bool_)
+        for part in pieces(self.info.n_rows, self.rows.dtype.itemsize):
+            rows, links, chosen = self.rows[part], self.links[part], is_placed[part]
+            if not chosen.all():
+                rows, links = take_rows(rows, chosen), links[chosen]
+            is_right[part][chosen] = checks(rows, links) == links["check"]
+        return is_right
+
+    def _row_id(self, slot: int) -> int:
+        """The id that a damaged slot gives, or that of the first row that it could hold."""
+        row_id = int(self.links["id"][slot])
+        return row_id if row_id >= 0 and row_id % self.info.n_rows == slot else slot
+
+    def repair(self, survey: Survey, next_id: int) -> Loss:
+        """Empties the slots of rows that are not there, and cuts the links that lead to them.
+
+        Args:
+            survey: What was found.
+            next_id: Id after that of the newest row when the manifest was written.
+
+        Returns:
+            What was wrong.
+        """
+        lost = np.flatnonzero(~survey.is_held) + survey.oldest
+        damaged = sorted(map(self._row_id, survey.damaged.tolist()))
+        self.links["id"][survey.damaged] = -1
+        if len(lost):
+            self.links["id"][lost % self.info.n_rows] = -1
+            self.links["origin"][lost % self.info.n_rows] = NOBODY
+            self.links["back"][lost % self.info.n_rows] = GAP
+            self._cut_links(survey)
+        return Loss(tuple(damaged), min(max(0, next_id - survey.next), self.info.n_rows))
+
+    def _cut_links(self, survey: Survey) -> None:
+        held = np.flatnonzero(survey.is_held) + survey.oldest
+        previous = held - self.links["back"][held % self.info.n_rows]
+        is_cut = (previous < held) & (previous >= survey.oldest)
+        is_cut[is_cut] = ~survey.is_held[previous[is_cut] - survey.oldest]
+        slots = held[is_cut] % self.info.n_rows
+        links = self.links[slots]
+        links["back"] = GAP
+        links["check"] = checks(take_rows(self.rows, slots), links)
+        self.links[slots] = links
+
+    def read(self, put: Callable[[int, Rows, NDArray[np.int32], NDArray[np.int32]], None]) -> Loss:
+        """Hands copies of the rows on, oldest first, also while another process goes on writing.
+
+        Rows that it overwrites meanwhile are left out, as are damaged ones; no link leads to either.
+
+        Args:
+            put: Called with the first id, rows, links and origins of each stretch.
+
+        Returns:
+            What is damaged.
+        """
+        survey = self.survey()
+        is_held = survey.is_held.copy()
+        for part in pieces(len(is_held), self.rows.dtype.itemsize):
+            ids = np.arange(part.start, part.stop) + survey.oldest
+            slots = ids % self.info.n_rows
+            rows, links = take_rows(self.rows, slots), self.links[slots]
+            is_held[part] &= (links["id"] == ids) & (checks(rows, links) == links["check"])
+            previous = ids - links["back"]
+            is_cut = (previous < ids) & (previous >= survey.oldest)
+            is_cut[is_cut] = ~is_held[previous[is_cut] - survey.oldest]
+            links["back"][is_cut | ~is_held[part]] = GAP
+            links["origin"][~is_held[part]] = NOBODY
+            put(survey.oldest + part.start, rows, links["back"], links["origin"])
+        return Loss(tuple(sorted(map(self._row_id, survey.damaged.tolist()))), 0)
+
+    def copy_links(self, other: "RowFile", ids: range) -> None:
+        """Copies the links of rows from another file; the rows are copied already."""
+        slots = np.arange(ids.start, ids.stop) % other.info.n_rows
+        put(self.links, ids.start % self.info.n_rows, other.links[slots])
+
+    def sync(self) -> None:
+        """Puts what was written on the disk; returns when it is there. Other threads may go on meanwhile."""
+        for file, mapped in zip(self._files, self._maps, strict=True):
+            if os.name != "posix":
+                mapped.flush()
+            with file.open("r+b") as stream:
+                # On POSIX this takes what was written through the mapping too, and lets other threads run.
+                os.fsync(stream.fileno())
+
+    def to_json(self) -> dict[str, Any]:
+        """The info, as what `json.dumps` takes."""
+        return asdict(self.info)
+
+
+def info_from_json(document: Any) -> RowFileInfo:
+    """The info that `RowFile.to_json` wrote.
+
+    Raises:
+        DatasetError: It is no such document.
+    """
+    try:
+        name, n_rows = str(document["name"]), int(document["n_rows"])
+        rows_head, links_head = (
+            (int(document[key][0]), int(document[key][1])) for key in ("rows_head", "links_head")
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DatasetError(f"a manifest must say which files hold the rows, but: {error!r}") from error
+    if Path(name).name != name or n_rows < 1:
+        raise DatasetError(f"a manifest must name files of its own folder, got {name!r} of {n_rows} rows")
+    return RowFileInfo(name, n_rows, rows_head, links_head)
+
+
+def links_of(
+    chunk: Chunk, rows: Rows, first_id: int, back: NDArray[np.int32], origin: int, stream: int
+) -> NDArray[Any]:
+    """The links of the last rows of a chunk, checksums included.
+
+    Args:
+        chunk: Where the rows come from.
+        rows: The last of its rows, as they are stored.
+        first_id: Id of the first of them.
+        back: Their links.
+        origin: Code of who sent them.
+        stream: Code of their stream.
+    """
+    skipped = len(chunk.rows) - len(rows)
+    links = _links(first_id, back[len(back) - len(rows) :], origin, stream)
+    if chunk.first_step is not None:
+        links["step"] = np.arange(chunk.first_step + skipped, chunk.first_step + len(chunk.rows))
+    links["episode"] = chunk.episodes[skipped:]
+    links["check"] = checks(rows, links)
+    return links
+
+
+def plain_links(
+    rows: Rows, first_id: int, back: NDArray[np.int32], origin: NDArray[np.int32]
+) -> NDArray[Any]:
+    """The links of rows whose places in their streams are not known any more."""
+    links = _links(first_id, back, origin, -1)
+    links["check"] = checks(rows, links)
+    return links
+
+
+def _links(first_id: int, back: NDArray[np.int32], origin: Any, stream: int) -> NDArray[Any]:
+    links = np.zeros(len(back), LINK)
+    links["id"] = np.arange(first_id, first_id + len(back))
+    links["back"], links["origin"], links["stream"] = back, origin, stream
+    return links
+
+
+def checks(rows: Rows, links: NDArray[Any]) -> NDArray[np.uint64]:
+    """Checksums over rows and their links."""
+    return row_checks(rows) ^ row_checks(links, LINK.itemsize - 8)
+
+
+def pieces(n_rows: int, row_bytes: int) -> list[slice]:
+    """Stretches of a file that are small enough to look at in one go."""
+    step = max(1, CHECKED_AT_ONCE // row_bytes)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def _reserve(file: Path, dtype: np.dtype[Any], n_rows: int) -> tuple[int, int]:
+    """Makes an `.npy` file of zeros whose place on the disk is taken.
+
+    Returns:
+        Size and checksum of what precedes the zeros.
+    """
+    np.lib.format.open_memmap(file, "w+", dtype, (n_rows,))
+    with file.open("r+b") as stream:
+        size = file.stat().st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        elif shutil.disk_usage(file.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        head = stream.read(size - n_rows * dtype.itemsize)
+    return len(head), crc32(head)
+
+
+def _map(file: Path, dtype: np.dtype[Any], n_rows: int, head: tuple[int, int], mode: Any) -> Any:
+    n_bytes, checksum = head
+    size = n_bytes + n_rows * dtype.itemsize
+    if not file.is_file():
+        raise DatasetError(f"{file.parent} is incomplete: {file.name!r} is missing")
+    if file.stat().st_size != size:
+        raise DatasetError(f"{file} is damaged: it must have {size:,} bytes, found {file.stat().st_size:,}")
+    with file.open("rb") as stream:
+        if crc32(stream.read(n_bytes)) != checksum:
+            raise DatasetError(f"{file} is damaged: what stands before the rows differs")
+    return np.memmap(file, dtype, mode, offset=n_bytes, shape=(n_rows,))

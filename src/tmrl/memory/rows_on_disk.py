@@ -1,0 +1,37 @@
+"""Reads the rows of a memory that is on the disk, saved or living there, without writing anything."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tmrl.errors import DatasetError
+from tmrl.memory import snapshot, storage
+from tmrl.memory.row_file import RowFile
+from tmrl.memory.snapshot import read_segments
+
+
+def read_rows(
+    folder: Path, body: dict[str, Any], row_dtype: np.dtype[np.void], put: Callable[..., None]
+) -> None:
+    """Reads rows, oldest first, and checks them before they are handed on.
+
+    Args:
+        folder: Where they are.
+        body: The memory's part of the manifest.
+        row_dtype: What the rows must look like.
+        put: Called with the first id, rows, links and origins of each stretch.
+
+    Raises:
+        DatasetError: A file is missing, damaged, or holds other rows.
+    """
+    kind = body.get("kind")
+    if kind == snapshot.KIND:
+        read_segments(folder, body, row_dtype, put)
+    elif kind == storage.KIND:
+        info = storage.ring_info(body)
+        if info is not None:
+            RowFile(folder, info, row_dtype, "r").read(put)
+    else:
+        raise DatasetError(f"{folder} must hold a memory, but holds a {kind}")

@@ -1,0 +1,347 @@
+"""MemoryState: all that a ready-made memory is, apart from how it hands out; what is saved and loaded.
+
+It takes samples in, keeps them in a store, and writes all of it down: into the folder that the memory lives
+in (`storage.py`), or as a snapshot beside it (`snapshot.py`). One lock makes each happen at one instant.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
+from tmrl.memory.anchors import INDEX_BYTES
+from tmrl.memory.intake import Intake
+from tmrl.memory.ring import COLUMN_BYTES
+from tmrl.memory.row_file import LINK
+from tmrl.memory.samplers import Uniform
+from tmrl.memory.size import checked_size, transitions_within
+from tmrl.memory.snapshot import write_snapshot
+from tmrl.memory.stats import Tally
+from tmrl.memory.storage import Storage, ring_info
+from tmrl.memory.store import Store
+from tmrl.packing import worker_of
+from tmrl.schema import Rows, Schema
+from tmrl.schema_json import schema_from_json, schema_to_json
+
+logger = logging.getLogger(__name__)
+
+SAVE_ATTEMPTS = 3
+"""Saves that appends may outrun, evicting rows before they are copied, until appends have to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What the memory tells of itself, and is told, when its state is written or read."""
+
+    settings: Callable[[], dict[str, Any]]
+    """Arguments to make it with again."""
+    counters: Callable[[], dict[str, Any]]
+    restore_counters: Callable[[dict[str, Any]], None]
+
+
+class MemoryState:
+    """Rows, where each stream stands, counts, random numbers.
+
+    Args:
+        owner: The memory.
+        intake: Its door.
+        sampler: Its draws.
+        storage: The folder that it lives in; None for RAM.
+
+    Attributes:
+        lock: Held by whoever reads or changes any of this.
+        tally: Counts of where rows come from.
+        store: The rows; None until the layout is known.
+        size: As given: a number of transitions, or a budget of bytes.
+        damaged: Rows found damaged or missing whenever the storage was opened.
+    """
+
+    def __init__(self, owner: Owner, intake: Intake, sampler: Uniform, storage: Storage | None) -> None:
+        self.lock = threading.RLock()
+        self.intake = intake
+        self.sampler = sampler
+        self.storage = storage
+        self.tally = Tally()
+        self.store: Store | None = None
+        self.size: int | str = 1
+        self.damaged = 0
+        self._owner = owner
+        self._save_lock = threading.Lock()
+        self._snapshot: int | None = None
+        self._is_closed = False
+        if storage is not None:
+            storage.contents = self._storage_contents
+
+    # Taking in
+
+    def append(self, samples: Sequence[Any], source: str, continues: bool) -> None:
+        """Checks and stores samples, all or none."""
+        with self.lock:
+            self._check_open()
+            waiting = self.intake.waiting
+            try:
+                chunks = self.intake.chunks(samples, source, continues)
+            except TmrlError:
+                for sample in samples:
+                    self.tally.of(worker_of(sample), source).refused += 1
+                raise
+            if self.store is None and self.intake.schema is not None:
+                try:
+                    self.store = self._open_store(self.intake.schema)
+                except BaseException:
+                    self.intake.forget(waiting)
+                    raise
+                self._commit()
+            for chunk in chunks:
+                self.opened().append(chunk)
+            if self.store is None:
+                self._commit()  # samples that wait to be understood
+
+    def opened(self) -> Store:
+        """The rows.
+
+        Raises:
+            EmptyMemoryError: There are none yet.
+        """
+        self._check_open()
+        if self.store is None:
+            raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
+        return self.store
+
+    def resize(self, size: float | str) -> None:
+        """Changes the size, keeping the newest rows.
+
+        Raises:
+            ValueError: It is no size, or too small for one transition.
+            StorageError: The disk has no room; the memory is as it was.
+        """
+        size = checked_size(size)
+        with self.lock:
+            if self.store is not None:
+                n_transitions = transitions_within(size, self._bytes_per_row(self.store.schema))
+                if n_transitions + 1 != self.store.ring.n_rows:
+                    self.store.resize(n_transitions)
+            self.size = size
+
+    @property
+    def capacity(self) -> int | str:
+        """Most transitions to hold; a budget of bytes as it was given, while the layout is not known."""
+        return self.size if self.store is None else self.store.ring.n_rows - 1
+
+    def _bytes_per_row(self, schema: Schema) -> int:
+        columns = COLUMN_BYTES if self.storage is None else LINK.itemsize
+        return schema.row_dtype.itemsize + columns + INDEX_BYTES
+
+    def _open_store(self, schema: Schema) -> Store:
+        row_bytes = self._bytes_per_row(schema)
+        n = transitions_within(self.size, row_bytes)
+        try:
+            store = Store(schema, n, self.tally, self.storage)
+        except MemoryError as error:
+            raise MemoryError(
+                f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
+                f"need {n * row_bytes / 1e9:,.0f} GB; choose a smaller one"
+            ) from error
+        self._log_size(store)
+        return store
+
+    @staticmethod
+    def _log_size(store: Store) -> None:
+        logger.info(
+            "memory of %d transitions: %d bytes a row, %.1f MB when full",
+            store.ring.n_rows - 1,
+            store.schema.row_dtype.itemsize,
+            store.bytes_full / 1e6,
+        )
+
+    # The folder that the memory lives in
+
+    def recover(self) -> None:
+        """Goes on where the memory in the storage stopped, whatever stopped it.
+
+        Raises:
+            DatasetError: The files are damaged beyond single rows, or contradict each other.
+            SchemaError: The memory was asked for another layout.
+        """
+        storage = self.storage
+        if storage is None or storage.document is None:
+            return
+        document, info = storage.document, ring_info(storage.document)
+        with self.lock:
+            self.restore(document)
+            if info is None:
+                return
+            schema = schema_from_json(document["schema"])
+            self._adopt(schema)
+            self.store = store = Store(schema, info.n_rows - 1, self.tally, storage, info)
+            loss = store.recover(document["state"]["store"], document["next"])
+            if len(loss):
+                self.damaged += len(loss)
+                logger.warning(
+                    "%s: %s; no transition uses them, all others are as they were", storage.folder, loss
+                )
+            wanted = transitions_within(self.size, self._bytes_per_row(schema))
+            if wanted + 1 == info.n_rows:
+                storage.commit()
+            else:
+                logger.info("%s: from %d to %d transitions", storage.folder, info.n_rows - 1, wanted)
+                store.resize(wanted)
+            self._log_size(store)
+
+    def _adopt(self, schema: Schema) -> None:
+        difference = self.intake.difference(schema)
+        if difference is not None:
+            raise SchemaError(
+                f"the rows that were saved have another layout than this memory: {difference}; make the "
+                "memory with what was saved, or choose another folder"
+            )
+        self.intake.adopt(schema)
+
+    def flush(self) -> None:
+        """Puts everything on the disk; does nothing for a memory in RAM."""
+        if self.storage is not None:
+            self.storage.sync()
+            with self.lock:
+                self._check_open()
+                self.storage.commit()
+
+    def close(self) -> None:
+        """Flushes, and lets others open the folder; nothing can be appended or drawn any more."""
+        with self.lock:
+            if not self._is_closed:
+                self.flush()
+                self.abandon()
+
+    def abandon(self) -> None:
+        """Lets others open the folder, and leaves it as it is."""
+        self._is_closed = True
+        self.store = None
+        if self.storage is not None:
+            self.storage.close()
+
+    def _commit(self) -> None:
+        if self.storage is not None:
+            self.storage.commit()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StorageError("the memory is closed; open its storage_path again to go on")
+
+    def _storage_contents(self) -> dict[str, Any]:
+        with self.lock:
+            numbers = {
+                "next": 0 if self.store is None else self.store.ring.next,
+                "streams": 0 if self.store is None else len(self.store.streams),
+                "origins": len(self.tally.counts),
+            }
+            return self._document() | numbers
+
+    # Snapshots
+
+    def save(self, folder: Path, within: dict[str, Any] | None) -> None:
+        """Writes a snapshot, or brings one up to date."""
+        with self._save_lock:
+            for _ in range(SAVE_ATTEMPTS):
+                try:
+                    self._save(folder, within)
+                except EvictedRowError:
+                    continue
+                return
+            with self.lock:
+                self._save(folder, within)
+
+    def _save(self, folder: Path, within: dict[str, Any] | None) -> None:
+        with self.lock:
+            self._check_open()
+            store = self.store
+            ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
+            document = self._document() | {"oldest": ids.start}
+            n_rows = 1 if store is None else store.ring.n_rows
+        self._snapshot = write_snapshot(folder, document, ids, n_rows, self.copy_rows, self._snapshot, within)
+
+    def copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
+        """Copies rows, their links and origins.
+
+        Raises:
+            EvictedRowError: They are not held any more.
+        """
+        with self.lock:
+            ring = self.opened().ring
+            if ids.start < ring.oldest:
+                raise EvictedRowError(f"row {ids.start} is older than the oldest row, {ring.oldest}")
+            return ring.copy_of(ids)
+
+    def load(
+        self,
+        document: dict[str, Any],
+        checksum: int,
+        read_rows: Callable[[np.dtype[np.void], Callable[..., None]], None],
+    ) -> None:
+        """Takes over what was saved; the state must be new, and of the size that was saved.
+
+        Args:
+            document: The memory's part of the manifest.
+            checksum: Of the whole manifest.
+            read_rows: Given the rows' dtype and a function, calls it with first id, rows, links and origins
+                of each stretch of rows.
+
+        Raises:
+            DatasetError: The document contradicts itself or the rows.
+        """
+        if self.storage is not None and self.storage.document is not None:
+            raise StorageError(
+                f"storage_path must be an empty folder to load into, but {self.storage.folder} holds a "
+                "memory; choose another one"
+            )
+        with self.lock:
+            self.restore(document)
+            if document["schema"] is not None:
+                schema = schema_from_json(document["schema"])
+                self._adopt(schema)
+                self.store = store = self._open_store(schema)
+                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"])
+            self._snapshot = checksum
+            self._commit()
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Takes over all of a document but the rows."""
+        try:
+            state = document["state"]
+            self.intake.restore(state["intake"])
+            self.tally.restore(state["tally"])
+            self.damaged = int(state["damaged"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"the saved state must be what this package writes, but: {error!r}") from error
+        self.restore_small(state)
+
+    def small(self) -> dict[str, Any]:
+        """The random numbers and the counters, as what `json.dumps` takes."""
+        return {"sampler": self.sampler.state(), "counters": self._owner.counters()}
+
+    def restore_small(self, state: dict[str, Any]) -> None:
+        """Takes over what `small` returned."""
+        try:
+            self.sampler.restore(state["sampler"])
+            self._owner.restore_counters(state["counters"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"the saved state must be what this package writes, but: {error!r}") from error
+
+    def _document(self) -> dict[str, Any]:
+        store = self.store
+        return {
+            "schema": None if store is None else schema_to_json(store.schema),
+            "settings": {"memory_size": self.capacity, **self._owner.settings(), **self.intake.settings()},
+            "state": {
+                "store": None if store is None else store.state(),
+                "intake": self.intake.state(),
+                "tally": self.tally.state(),
+                "damaged": self.damaged,
+                **self.small(),
+            },
+        }

@@ -1,0 +1,138 @@
+"""Storage: the folder in which a memory lives, written by one process at a time.
+
+    manifest.json          layout, where every stream and count stands, random numbers, names of files
+    <token>.rows.npy       the rows, see `row_file.py`
+    <token>.links.npy
+    lock                   held while a process writes
+
+Rows are in the files as soon as they are appended. What the manifest adds to them may be older: on opening it
+is brought up to date by the rows. For that, every stream and origin that a row names must be in the manifest
+before the row is written, and every row that came after the manifest must still be there: so a manifest is
+written before the first of those is overwritten, at least once in a lap of the ring.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
+from tmrl.errors import DatasetError, StorageError
+from tmrl.memory.row_file import RowFile, RowFileInfo, info_from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KIND = "memory"
+LOCK = "lock"
+
+
+class Storage:
+    """A folder that this process writes, until `close`.
+
+    Args:
+        folder: Made if need be.
+
+    Raises:
+        StorageError: It cannot be written, or another process writes it.
+        DatasetError: It holds something else, or a damaged manifest.
+
+    Attributes:
+        folder: As given.
+        document: What the manifest held when the folder was opened; None if there was none.
+        file: The rows in use, set by the owner; None before the layout is known.
+        contents: Tells what the manifest is to hold: `next`, `streams` and `origins` (numbers of them), and a
+            document beside them. Set by the owner.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: RowFile | None = None
+        self.contents: Callable[[], dict[str, Any]] = dict
+        self._committed: tuple[int, int, int] = (-1, -1, -1)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+            self._lock.acquire()
+        except Timeout as error:
+            raise StorageError(
+                f"{folder} is being written by another memory, in this process or another; close that one, "
+                "or make a copy of it with ReplayMemory.load"
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"storage_path must be a folder that can be written, but: {error}; choose another one"
+            ) from error
+        try:
+            self.document = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> dict[str, Any] | None:
+        if not (self.folder / MANIFEST).exists():
+            require_ours(self.folder, besides=(LOCK,))
+            return None
+        document, _ = read_manifest(self.folder)
+        if document.get("kind") != KIND:
+            raise DatasetError(
+                f"{self.folder} must hold a memory that lives there, but holds a {document.get('kind')}; "
+                "load it with ReplayMemory.load, or choose another storage_path"
+            )
+        return document
+
+    def open_rows(self, row_dtype: np.dtype[np.void], info: RowFileInfo) -> RowFile:
+        """Maps the files that the manifest names."""
+        return RowFile(self.folder, info, row_dtype, "r+")
+
+    def create_rows(self, row_dtype: np.dtype[np.void], n_rows: int) -> RowFile:
+        """Makes new files.
+
+        Raises:
+            StorageError: The disk has no room; nothing is left behind.
+        """
+        return RowFile.create(self.folder, row_dtype, n_rows)
+
+    def announce(self, streams: int, origins: int, evicted_to: int) -> None:
+        """Commits if rows are about to be written that the manifest could not be brought up to date by.
+
+        Args:
+            streams: Number of streams known, that of the rows included.
+            origins: Number of origins known, likewise.
+            evicted_to: Id of the oldest row that will be left.
+        """
+        next_id, known_streams, known_origins = self._committed
+        if streams > known_streams or origins > known_origins or evicted_to > next_id:
+            self.commit()
+
+    def commit(self) -> None:
+        """Replaces the manifest, and removes files that it does not name."""
+        contents = self.contents()
+        next_id, streams, origins = (contents.pop(key) for key in ("next", "streams", "origins"))
+        ring = None if self.file is None else self.file.to_json()
+        replace_manifest(self.folder, contents | {"kind": KIND, "next": next_id, "ring": ring})
+        remove_others(self.folder, () if ring is None else (ring["name"],))
+        self._committed = next_id, streams, origins
+
+    def sync(self) -> None:
+        """Puts the rows on the disk."""
+        while (file := self.file) is not None:
+            try:
+                file.sync()
+            except FileNotFoundError:
+                if self.file is file:
+                    raise
+            if self.file is file:  # no resize came between
+                return
+
+    def close(self) -> None:
+        """Lets others write the folder."""
+        self.file = None
+        self._lock.release()
+
+
+def ring_info(document: dict[str, Any]) -> RowFileInfo | None:
+    """The files of rows that a manifest names; None if the memory had no rows yet."""
+    ring = document.get("ring")
+    return None if ring is None else info_from_json(ring)
