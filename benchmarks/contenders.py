@@ -205,7 +205,7 @@ class TorchRL(Contender):
     def __init__(self, workload: Workload) -> None:
         from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-        self._buffer = ReplayBuffer(storage=LazyTensorStorage(workload.capacity))
+        self.buffer = ReplayBuffer(storage=LazyTensorStorage(workload.capacity))
 
     def append(self, episode: Episode) -> None:
         prev_obs, new_obs = (
@@ -214,10 +214,10 @@ class TorchRL(Contender):
         act, rew, terminated, truncated = (
             tensor(getattr(episode, name)) for name in ("act", "rew", "terminated", "truncated")
         )
-        self._buffer.extend((prev_obs, act, rew, new_obs, terminated, truncated))
+        self.buffer.extend((prev_obs, act, rew, new_obs, terminated, truncated))
 
     def sampler(self, batch_size: int) -> Callable[[], Six]:
-        return lambda: tuple(self._buffer.sample(batch_size))
+        return lambda: tuple(self.buffer.sample(batch_size))
 
 
 def make_contenders(workload: Workload) -> list[Contender]:
