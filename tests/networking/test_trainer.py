@@ -122,10 +122,15 @@ def test_epochs_can_be_iterated_and_checkpoints_be_rarer(tmp_path: Path) -> None
     assert checkpoints.dumped == [0, 2, 4]
 
 
-def test_a_checkpoint_without_its_functions_is_refused(tmp_path: Path) -> None:
-    match = "checkpoint_path='.*run' needs dump_run_instance_fn and load_run_instance_fn; pass both, or no"
+def test_one_checkpoint_function_without_the_other_is_refused(tmp_path: Path) -> None:
+    match = "dump_run_instance_fn and load_run_instance_fn must be given both or neither, got one"
     with pytest.raises(ValueError, match=match):
-        Trainer(make_training(), checkpoint_path=tmp_path / "run", source=make_source())
+        Trainer(
+            make_training(),
+            checkpoint_path=tmp_path / "run",
+            dump_run_instance_fn=Checkpoints().dump,
+            source=make_source(),
+        )
     with pytest.raises(ValueError, match="epochs_between_checkpoints must be at least 1, got 0"):
         next(iterate_epochs(make_training(), make_source(), epochs_between_checkpoints=0))
 

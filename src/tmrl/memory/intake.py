@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tmrl.chunk import Chunk, Stream, chunks_of
+from tmrl.errors import DatasetError
 from tmrl.packing import Packer, check_lengths, is_reset
 from tmrl.schema import Nest, Rows, Schema, example_from_space, infer_info
 from tmrl.schema_json import nest_from_json, nest_to_json
@@ -67,6 +68,7 @@ class Intake:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what `state` returned; spaces that were given to this intake stay."""
+        self._packer = None
         if self._obs is None and state["obs"] is not None:
             self._obs = nest_from_json("obs", state["obs"])
         if self._act is None and state["act"] is not None:
@@ -74,7 +76,17 @@ class Intake:
         self._waiting = [_chunk_from_json(document) for document in state["waiting"]]
 
     def adopt(self, schema: Schema) -> None:
-        """Takes a schema as given, instead of waiting for samples to show it."""
+        """Takes a schema as given, instead of waiting for samples to show it.
+
+        Raises:
+            DatasetError: Its rows hold other fields than this intake was told to keep.
+        """
+        found, expected = (schema.with_crc, list(schema.info)), (self._with_crc, list(self._info_keys))
+        if found != expected:
+            raise DatasetError(
+                "crc_debug and info_keys must be those that the memory was saved with, "
+                f"{found[0]} and {found[1]}, got {expected[0]} and {expected[1]}; they say what a row holds"
+            )
         self._packer = Packer(schema, self._finite)
 
     def chunks(self, samples: Sequence[Any], source: str, continues: bool) -> list[Chunk]:

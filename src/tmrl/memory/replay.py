@@ -323,21 +323,42 @@ class ReplayMemory(TorchMemory):
         Raises:
             DatasetError: The folder holds no snapshot, or a damaged one; the message names the file.
         """
+        settings = memory_in(read_manifest(Path(path))[0])["settings"]
+        memory = cls(**{**settings, **arguments})
+        memory.restore(path)
+        return memory
+
+    def restore(self, path: str | Path) -> None:
+        """Replaces what this memory holds by what was saved to a folder, and goes on from there.
+
+        Sizes, preprocessors and the device stay those of this memory; the random numbers become the saved
+        ones.
+
+        Args:
+            path: The folder.
+
+        Raises:
+            DatasetError: The folder holds no snapshot, or a damaged one, or its rows hold other fields.
+        """
         folder = Path(path)
         document, checksum = read_manifest(folder)
         body = memory_in(document)
-        memory = cls(**{**body["settings"], **arguments, "memory_size": body["settings"]["memory_size"]})
-        memory._restore(body["state"])
-        if body["schema"] is not None:
-            schema = schema_from_json(body["schema"])
-            memory._intake.adopt(schema)
-            memory._store = store = memory._open_store(schema)
-            store.restore(
-                lambda put: read_segments(folder, body, schema.row_dtype, put), body["state"]["streams"]
-            )
-        memory._snapshot = checksum
-        memory.memory_size = arguments.get("memory_size", memory.memory_size)
-        return memory
+        with self._lock:
+            size, self._capacity = self._capacity, body["settings"]["memory_size"]
+            self._forget()
+            self._restore(body["state"])
+            if body["schema"] is not None:
+                schema = schema_from_json(body["schema"])
+                self._intake.adopt(schema)
+                self._store = store = self._open_store(schema)
+                store.restore(
+                    lambda put: read_segments(folder, body, schema.row_dtype, put), body["state"]["streams"]
+                )
+            self._snapshot = checksum
+            self.memory_size = size
+
+    def _forget(self) -> None:
+        self._store = self._hand_out = self._checker = self._drawn = None
 
     def _save(self, folder: Path, within: dict[str, Any] | None) -> None:
         with self._lock:
