@@ -112,6 +112,6 @@ class TrainSettings:
             settings.check()
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"the config.json of {resume} must hold settings of a run, but: {error}"
+                f"the config.json of {resume} must hold the settings of a run, but: {error}"
             ) from error
         return settings
