@@ -36,13 +36,16 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
                 check_name_is_free(settings.name)
             session = Session(settings)
             folder = RunFolder.create(settings.name, settings.env)
+            claim = folder.claim()
         else:
             settings.check_goes_on(defaults)
             folder = RunFolder.resume(settings.resume)
+            claim = folder.claim()
             session = resumed_session(settings, folder)
             done = session.training.total_updates
             console.print(f"{folder.path} goes on after {done:,} updates", soft_wrap=True, highlight=False)
-    outcome = session.run(folder, console)
+    with claim:
+        outcome = session.run(folder, console)
     console.print(f"policy, curve and summary are in {folder.path}", soft_wrap=True, highlight=False)
     if outcome.returns is None:
         console.print("interrupted before the end")

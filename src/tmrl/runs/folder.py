@@ -1,10 +1,13 @@
 """The folder of one run, `runs/<name>/`, and what lies where in it."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 RUNS = Path("runs")
 
@@ -71,6 +74,19 @@ class RunFolder:
                 "begin a new run, without --resume"
             )
         return folder
+
+    def claim(self) -> AbstractContextManager[Any]:
+        """Claims the folder for this process, until the context that is returned is left or the process ends.
+
+        Raises:
+            ValueError: Another process trains this run.
+        """
+        try:
+            return FileLock(self.path / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{self.path} is in use by another process that trains it; wait for its end, or stop it"
+            ) from error
 
     @property
     def checkpoint(self) -> Path:
