@@ -158,6 +158,18 @@ def test_an_attribute_that_the_constructor_does_not_make_is_refused() -> None:
         ("log_alpha", torch.zeros(2), r"log_alpha has the shape \(1,\), but was saved with \(2,\)"),
         ("log_alpha", None, r"log_alpha has the shape \(1,\), but was saved with \(\)"),
         ("ensemble", [1, 2, 3], "ensemble has 2 parts, but was saved with 3"),
+        ("network", {"weight": 1}, "network is a Linear, but was saved as {'weight': 1}"),
+        ("rng", 3, "rng is a Generator, but was saved as 3"),
+        (
+            "best",
+            {"state_dict": {}},
+            "best was saved as an object with a state, but a new agent has none there",
+        ),
+        (
+            "history",
+            [({"state_dict": {}},)],
+            "history was saved as an object with a state, but a new agent has",
+        ),
     ],
 )
 def test_state_of_another_shape_is_refused(name: str, value: Any, message: str) -> None:

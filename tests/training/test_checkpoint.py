@@ -2,10 +2,12 @@
 
 import functools
 import json
+import os
 import pickle
 import random
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ import torch
 from dummies import CountingActor, CountingAgent, CountingEnv, ListMemory
 from nests import is_identical
 from tmrl.agents import SACAgent
-from tmrl.datasets import files
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import Buffer, RolloutWorker
@@ -254,56 +255,49 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     assert len(kept & {file.name for file in tmp_path.glob("*.npy")}) >= len(kept) - 2
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("failing_call", range(6))
-def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(
-    memory: str, failing_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At each write to the disk and at each replacement, the first save included."""
-    checkpoint, run, source = Checkpoint(tmp_path), make(memory, epochs=1), Stream()
-    run.update_buffer(source)
-    calls = 0
+class FullDisk:
+    """Lets so many writes reach the disk, or take the place of a file, and fails those that follow."""
 
-    def failing(function: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > failing_call:
+    def __init__(self, n_calls: int, patch: pytest.MonkeyPatch) -> None:
+        self.left = n_calls
+        patch.setattr(os, "fsync", self.limited(os.fsync))
+        patch.setattr(Path, "replace", self.limited(Path.replace))
+
+    def limited(self, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
                 raise OSError(28, "No space left on device")
-            return function(*arguments, **options)
+            return function(*arguments)
 
         return call
 
-    def save_with_failure() -> None:
-        nonlocal calls
-        calls = 0
-        with monkeypatch.context() as patch:
-            from tmrl.training import state_file
 
-            patch.setattr(files, "sync", failing(files.sync))
-            patch.setattr(state_file, "sync", failing(state_file.sync))
-            patch.setattr(Path, "replace", failing(Path.replace))
-            if memory == "own" and failing_call > 2:
-                checkpoint.save(run)
-            else:
-                with pytest.raises(OSError, match="No space left"):
-                    checkpoint.save(run)
-
-    if failing_call <= 2:
-        save_with_failure()
-        assert not checkpoint.exists
-    checkpoint.save(run)
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_save_that_fails_anywhere_leaves_the_checkpoint_that_was_there(
+    memory: str, is_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, run, source = Checkpoint(tmp_path), make(memory, epochs=1), Stream()
+    if not is_first:
+        run.update_buffer(source)
+        checkpoint.save(run)
     train(run, source)
-    expected = checkpoint.counters()
-    if failing_call <= 2 or memory == "ReplayMemory":
-        save_with_failure()
-        assert checkpoint.counters() == expected
-        resumed = make(memory)
-        checkpoint.load(resumed)
-        assert resumed.total_samples == 7
-    checkpoint.save(run)
+    expected = {run.total_samples} if is_first else {7, run.total_samples}
+    n_calls, is_saved = 0, False
+    while not is_saved:
+        with monkeypatch.context() as patch, suppress(OSError):
+            FullDisk(n_calls, patch)
+            checkpoint.save(run)
+            is_saved = True
+        if checkpoint.exists:
+            resumed = make(memory)
+            checkpoint.load(resumed)
+            assert resumed.total_samples in expected
+        n_calls += 1
+    assert n_calls > 4
+    assert resumed.total_samples == run.total_samples
     assert len(list(tmp_path.glob("*.state.safetensors"))) == 1
-    checkpoint.load(make(memory))
 
 
 def saved(folder: Path, memory: str = "ReplayMemory") -> Any:
@@ -469,3 +463,19 @@ def test_other_folders_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"holds 'thesis\.tex'; choose another folder"):
         Checkpoint(tmp_path / "thesis").save(make())
     assert [file.name for file in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_random_states_of_gpus_are_saved_and_set_as_far_as_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the GPUs, of which there are fewer when the run goes on."""
+    states = [torch.arange(3, dtype=torch.uint8), torch.arange(5, dtype=torch.uint8)]
+    run, found = make(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+        Checkpoint(tmp_path).save(run)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, i: found.append((i, state.tolist())))
+    Checkpoint(tmp_path).load(run)
+    assert found == [(0, [0, 1, 2])]

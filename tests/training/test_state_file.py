@@ -182,6 +182,21 @@ def test_what_cannot_be_written_is_named_by_its_place(state: Any, message: str, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tensors_that_were_not_on_the_cpu_go_to_the_device_of_the_reader(tmp_path: Path) -> None:
+    tensors = {
+        "/tree": torch.tensor(
+            list(b'["list", [["tensor", "a", false, false], ["tensor", "b", false, true]]]')
+        ),
+        "/arrays": torch.zeros(0),
+        "a": torch.ones(1),
+        "b": torch.ones(1),
+    }
+    octets = {name: tensor.to(torch.uint8) if name[0] == "/" else tensor for name, tensor in tensors.items()}
+    save_file(octets, tmp_path / "x")
+    first, second = read_state(tmp_path, "x", checksum_of(tmp_path / "x"), "meta")
+    assert (first.device.type, second.device.type) == ("meta", "cpu")
+
+
 class Trap:
     def __reduce__(self) -> Any:
         return Path("trapped").touch, ()

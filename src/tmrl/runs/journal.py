@@ -72,8 +72,8 @@ class Journal:
         self._source = source
         self._display = display
         self._planned = updates_planned
-        # What a killed run logged after its last checkpoint happens again, otherwise.
-        purge_step = self.env_steps + 1 if self.updates else None
+        # What a killed run logged after its last checkpoint must not stand beside what comes now.
+        purge_step = self.env_steps + 1 if self.env_steps else None
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
         self._sampling_s: float = earlier["sampling_s"]
         self._training_s: float = earlier["training_s"]

@@ -201,10 +201,11 @@ def resumed_session(settings: TrainSettings, folder: RunFolder) -> Session:
     Raises:
         ValueError: The run is finished; otherwise as for `Session`.
     """
-    summary = read_json(folder.summary) if folder.summary.exists() else {"interrupted": True}
-    if not summary["interrupted"] and summary["updates"] >= settings.updates:
+    summary = read_json(folder.summary) if folder.summary.exists() else {}
+    updates = summary.get("updates", 0)
+    if not summary.get("interrupted", True) and updates >= settings.updates:
         raise ValueError(
-            f"{folder.path} is finished, with {summary['updates']:,} of {settings.updates:,} updates and the "
+            f"{folder.path} is finished, with {updates:,} of {settings.updates:,} updates and the "
             "final test; train longer with --steps"
         )
     return Session(settings, Checkpoint(folder.checkpoint))

@@ -51,9 +51,9 @@ class TrainingAgent(ABC):
         """What `load_state_dict` needs to go on as if nothing had happened.
 
         Returns:
-            The attributes by name, but for the spaces, devices and `not_saved`. Of networks, optimisers and
-            whatever else has a `state_dict()`, this stands for them, also within lists, tuples and dicts; of
-            random generators, their state. Nothing is copied.
+            The attributes by name, but for the spaces, devices and `not_saved`. `{"state_dict": ...}` stands
+            for networks, optimisers, whatever else has a `state_dict()`, and random generators, also within
+            lists, tuples and dicts. Nothing is copied.
         """
         from tmrl.training.attributes import collect, is_made_anew
 

@@ -33,16 +33,19 @@ _GENERATORS: dict[type[Any], tuple[Callable[[Any], Any], Callable[[Any, Any], An
 }
 """Kinds of random generators: how their state is read, and how it is set."""
 
+STATE = "state_dict"
+"""The one key of the dict that stands for an object with a state of its own."""
+
 
 def collect(value: Any) -> Any:
-    """What one value holds: the `state_dict()` of what has one, the state of a generator, else itself.
+    """What one value holds: `{"state_dict": ...}` for networks, optimisers and generators, else itself.
 
     Containers are looked into. Nothing is copied.
     """
     if _has_state_dict(value):
-        return value.state_dict()
+        return {STATE: value.state_dict()}
     if type(value) in _GENERATORS:
-        return _GENERATORS[type(value)][0](value)
+        return {STATE: _GENERATORS[type(value)][0](value)}
     if isinstance(value, dict):
         mapping = cast("dict[Any, Any]", value)
         if any(map(_holds_state, mapping.values())):
@@ -73,15 +76,18 @@ def put_back(current: Any, saved: Any, place: str) -> Any:
     Raises:
         ValueError: The two do not fit.
     """
-    if _has_state_dict(current):
-        current.load_state_dict(saved)
-        return current
-    if type(current) in _GENERATORS:
-        _GENERATORS[type(current)][1](current, saved)
+    if _has_state_dict(current) or type(current) in _GENERATORS:
+        if not _is_state(saved):
+            raise ValueError(f"{place} is a {type(current).__name__}, but was saved as {saved!r:.80}")
+        if _has_state_dict(current):
+            current.load_state_dict(saved[STATE])
+        else:
+            _GENERATORS[type(current)][1](current, saved[STATE])
         return current
     if isinstance(current, torch.Tensor):
         return _tensor(current, saved, place)
     if not _holds_state(current):
+        _check_plain(saved, place)
         return saved
     if len(current) != len(saved):
         raise ValueError(f"{place} has {len(current)} parts, but was saved with {len(saved)}")
@@ -102,6 +108,23 @@ def _tensor(current: torch.Tensor, saved: Any, place: str) -> Any:
         shape = tuple(getattr(saved, "shape", ()))
         raise ValueError(f"{place} has the shape {tuple(current.shape)}, but was saved with {shape}")
     return saved
+
+
+def _check_plain(saved: Any, place: str) -> None:
+    """Checks that what was saved needs no object of a new agent to be put back into."""
+    if _is_state(saved):
+        raise ValueError(
+            f"{place} was saved as an object with a state, but a new agent has none there; make it in the "
+            "constructor, or override load_state_dict"
+        )
+    if isinstance(saved, dict | list | tuple | deque):
+        parts = cast("dict[Any, Any]", saved).values() if isinstance(saved, dict) else saved
+        for part in cast("list[Any]", parts):
+            _check_plain(part, place)
+
+
+def _is_state(saved: Any) -> bool:
+    return isinstance(saved, dict) and list(cast("dict[Any, Any]", saved)) == [STATE]
 
 
 def _has_state_dict(value: Any) -> bool:
