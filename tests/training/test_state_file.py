@@ -144,6 +144,17 @@ def test_what_is_read_is_the_readers_own(tmp_path: Path) -> None:
     assert array.base is None
 
 
+def test_an_array_in_two_places_is_written_once_and_is_one_again(tmp_path: Path) -> None:
+    large = np.zeros(10_000)
+    empty, other = np.zeros(0), np.zeros((0, 1))
+    checksum = write_state(tmp_path / "x", [large, (large, {"k": large}), empty, other, large.copy()])
+    assert (tmp_path / "x").stat().st_size < 2.1 * large.nbytes
+    first, (second, third), *empties, fourth = read_state(tmp_path, "x", checksum)
+    assert first is second is third["k"]
+    assert fourth is not first
+    assert [array.shape for array in empties] == [(0,), (0, 1)]
+
+
 def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
     whole = torch.arange(6.0)
     state = {"whole": whole, "part": whole[2:4], "again": whole}

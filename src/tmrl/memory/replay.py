@@ -338,7 +338,8 @@ class ReplayMemory(TorchMemory):
             path: The folder.
 
         Raises:
-            DatasetError: The folder holds no snapshot, or a damaged one, or its rows hold other fields.
+            DatasetError: The folder holds no snapshot, or a damaged one, or its rows hold other fields. This
+                memory may then be half restored; make another.
         """
         folder = Path(path)
         document, checksum = read_manifest(folder)

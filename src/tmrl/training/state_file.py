@@ -100,6 +100,7 @@ class _Encoder:
         self.refused: list[str] = []
         self._tensors: dict[str, torch.Tensor] = {}
         self._arrays: list[Sequence[Any]] = []
+        self._written: dict[int, Any] = {}
         self._n_bytes = 0
 
     def node(self, value: Any, place: str, depth: int) -> Any:
@@ -109,8 +110,12 @@ class _Encoder:
             return value
         if isinstance(value, torch.Tensor):
             return self._tensor(value, place)
-        if kind is np.ndarray or isinstance(value, np.generic):
-            return self._array("array" if kind is np.ndarray else "scalar", [value], (), place)
+        if kind is np.ndarray:
+            if id(value) not in self._written:  # as samples in two transitions are
+                self._written[id(value)] = self._array("array", [value], (), place)
+            return self._written[id(value)]
+        if isinstance(value, np.generic):
+            return self._array("scalar", [value], (), place)
         if kind is bytes:
             return ["bytes", b64encode(value).decode()]
         return self._container(value, kind, place, depth)
@@ -202,13 +207,14 @@ class _Decoder:
         self._tensors = tensors
         self._device = device
         self._octets = tensors[ARRAYS].numpy()
+        self._made: dict[str, NDArray[Any]] = {}
         self._readers: dict[str, Callable[..., Any]] = {
             "bytes": b64decode,
             "deque": self._deque,
             "Sample": self._sample,
             "namedtuple": self._namedtuple,
             "tensor": self._tensor,
-            "array": self._array,
+            "array": self._shared_array,
             "scalar": self._scalar,
             "arrays": self._list_of_arrays,
             "scalars": self._list_of_scalars,
@@ -247,6 +253,12 @@ class _Decoder:
         if dtype.hasobject:  # its bytes would be taken for addresses
             raise ValueError(f"an array must hold no objects, got {dtype}")
         return np.ndarray(tuple(shape), dtype, self._octets.data, offset).copy()
+
+    def _shared_array(self, *node: Any) -> NDArray[Any]:
+        """One array for each that was written: what was shared is shared again."""
+        if repr(node) not in self._made:
+            self._made[repr(node)] = self._array(*node)
+        return self._made[repr(node)]
 
     def _scalar(self, descr: Any, shape: list[int], offset: int) -> Any:
         return self._array(descr, shape, offset)[()]
