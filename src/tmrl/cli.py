@@ -6,7 +6,7 @@ short message with the remedy. Heavy libraries are loaded by the command that ne
 
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -28,23 +28,25 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     from tmrl.runs.session import Session, resumed_session
 
     console = Console()
-    with _wrong_calls_told():
-        settings.check()
-        torch.set_num_threads(settings.threads)
-        if settings.resume is None:
-            if settings.name is not None:
-                check_name_is_free(settings.name)
-            session = Session(settings)
-            folder = RunFolder.create(settings.name, settings.env)
-            claim = folder.claim()
-        else:
-            settings.check_goes_on(defaults)
-            folder = RunFolder.resume(settings.resume)
-            claim = folder.claim()
-            session = resumed_session(settings, folder)
-            done = session.training.total_updates
-            console.print(f"{folder.path} goes on after {done:,} updates", soft_wrap=True, highlight=False)
-    with claim:
+    with ExitStack() as claims:
+        with _wrong_calls_told():
+            settings.check()
+            torch.set_num_threads(settings.threads)
+            if settings.resume is None:
+                if settings.name is not None:
+                    check_name_is_free(settings.name)
+                session = Session(settings)
+                folder = RunFolder.create(settings.name, settings.env)
+                claims.enter_context(folder.claim())
+            else:
+                settings.check_goes_on(defaults)
+                folder = RunFolder.resume(settings.resume)
+                claims.enter_context(folder.claim())
+                session = resumed_session(settings, folder)
+                done = session.training.total_updates
+                console.print(
+                    f"{folder.path} goes on after {done:,} updates", soft_wrap=True, highlight=False
+                )
         outcome = session.run(folder, console)
     console.print(f"policy, curve and summary are in {folder.path}", soft_wrap=True, highlight=False)
     if outcome.returns is None:
