@@ -21,7 +21,7 @@ ROUNDS = 40
 
 
 def measure(workload: Workload, rounds: int) -> dict[str, float]:
-    """Seconds, to append a Buffer of one episode and to draw a batch, in RAM and in a folder; both are full."""
+    """Seconds to append a sample of an episode and to draw a batch, in RAM and in a folder; both full."""
     folder = Path(tempfile.mkdtemp(prefix="bench", dir="."))
     try:
         with ReplayMemory(

@@ -58,8 +58,12 @@ def test_a_run_leaves_config_metrics_policy_curve_and_summary(call):
     assert code == 0, err
     assert "mean return of 10 test episodes: -" in out
     folder = Path("runs/one")
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents"))
-    assert names == ["config.json", "learning_curve.png", "policy.safetensors", "summary.json"]
+    names = sorted(
+        path.name for path in folder.iterdir() if not path.name.startswith(("events.out.tfevents", "."))
+    )
+    assert names == [
+        *("checkpoint", "config.json", "learning_curve.png", "policy.safetensors", "summary.json")
+    ]
     assert any(folder.glob("events.out.tfevents*"))
     config, summary = json.loads((folder / "config.json").read_text()), summary_of("one")
     assert config["env"] == "Pendulum-v1"

@@ -6,7 +6,7 @@ short message with the remedy. Heavy libraries are loaded by the command that ne
 
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,22 +21,33 @@ WRONG_CALL = 2
 INTERRUPTED = 130
 
 
-def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> int:
-    """Train a soft actor-critic agent and leave its policy, curve and summary in runs/<name>/."""
+def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     import torch
 
     from tmrl.runs.folder import RunFolder, check_name_is_free
-    from tmrl.runs.session import Session
+    from tmrl.runs.session import Session, resumed_session
 
     console = Console()
-    with _wrong_calls_told():
-        settings.check()
-        torch.set_num_threads(settings.threads)
-        if settings.name is not None:
-            check_name_is_free(settings.name)
-        session = Session(settings)
-        folder = RunFolder.create(settings.name, settings.env)
-    outcome = session.run(folder, console)
+    with ExitStack() as claims:
+        with _wrong_calls_told():
+            settings.check()
+            torch.set_num_threads(settings.threads)
+            if settings.resume is None:
+                if settings.name is not None:
+                    check_name_is_free(settings.name)
+                session = Session(settings)
+                folder = RunFolder.create(settings.name, settings.env)
+                claims.enter_context(folder.claim())
+            else:
+                settings.check_goes_on(defaults)
+                folder = RunFolder.resume(settings.resume)
+                claims.enter_context(folder.claim())
+                session = resumed_session(settings, folder)
+                done = session.training.total_updates
+                console.print(
+                    f"{folder.path} goes on after {done:,} updates", soft_wrap=True, highlight=False
+                )
+        outcome = session.run(folder, console)
     console.print(f"policy, curve and summary are in {folder.path}", soft_wrap=True, highlight=False)
     if outcome.returns is None:
         console.print("interrupted before the end")
@@ -97,18 +108,38 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         with _wrong_calls_told():
             _check_import_name()
-        sys.exit(_dispatch(arguments))
+            defaults = _defaults(arguments)
+        sys.exit(_dispatch(arguments, defaults))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _dispatch(arguments: Sequence[str]) -> int:
+def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
+    def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = defaults) -> int:
+        """Train a soft actor-critic agent and leave its policy, curve and summary in runs/<name>/."""
+        return _train(settings, defaults)
+
     return tyro.extras.subcommand_cli_from_dict(
         {"train": train, "eval": evaluate},
         prog="tmrl",
         description="Replay memory for reinforcement learning. `tmrl --version` prints the version.",
         args=arguments or ["--help"],
     )
+
+
+def _defaults(arguments: Sequence[str]) -> TrainSettings:
+    """The settings that flags replace: those of the run that --resume names, if it does."""
+    given = [argument.partition("=") for argument in arguments]
+    flags = [i for i, (flag, _, _) in enumerate(given) if flag == "--resume"]
+    if not flags or arguments[0] != "train":
+        return TrainSettings()
+    _, equals, value = given[flags[-1]]
+    if not equals and len(arguments) <= flags[-1] + 1:
+        return TrainSettings()  # tyro says what is missing
+    from tmrl.runs.folder import RunFolder, read_json
+
+    folder = RunFolder.resume(Path(value if equals else arguments[flags[-1] + 1]))
+    return TrainSettings.from_config(read_json(folder.config), folder.path)
 
 
 def _check_import_name() -> None:

@@ -117,7 +117,7 @@ def _read(document: Any, depth: int) -> Any:
         return _Slot(document["dtype"], document["shape"])
     if "namedtuple" in document:
         names = tuple(name for name, _ in document["fields"])
-        return _namedtuple(document["namedtuple"], names)(
+        return namedtuple_class(document["namedtuple"], names)(
             *(_read(part, depth + 1) for _, part in document["fields"])
         )
     for kind, make in _MAPPINGS.items():
@@ -136,7 +136,7 @@ _SEQUENCES: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list}
 
 
 @lru_cache
-def _namedtuple(name: str, fields: tuple[str, ...]) -> Any:
-    """One class for each name and fields, so that two nests that were read are alike."""
+def namedtuple_class(name: str, fields: tuple[str, ...]) -> Any:
+    """A class of namedtuples, one for each name and fields, so that two nests that were read are alike."""
     # Known only at run time; it checks that these are identifiers.
     return namedtuple(name, fields)  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple]

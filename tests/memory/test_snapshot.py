@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from makers import buffer_of, plain_episode, stamped, with_crc
 from nests import SampleMaker, is_identical, makers
 from tmrl.datasets import files
-from tmrl.errors import DatasetError
+from tmrl.errors import DatasetError, SchemaError
 from tmrl.memory import ReplayMemory, snapshot
 from tmrl.transition import Sample, Stamp
 
@@ -136,6 +136,34 @@ def test_loading_twice_does_not_double_anything(tmp_path: Path) -> None:
     """B50: a load makes a memory; it adds to none."""
     memory_of(30).save(tmp_path)
     assert len(ReplayMemory.load(tmp_path)) == len(ReplayMemory.load(tmp_path)) == len(memory_of(30))
+
+
+def test_a_restore_replaces_what_is_there_and_keeps_what_the_memory_was_made_with(tmp_path: Path) -> None:
+    """B50, B51, B53: other rows, another layout even; sizes, device and preprocessors stay."""
+    memory = memory_of(100)
+    memory.save(tmp_path / "full")
+    memory_of(0).save(tmp_path / "empty")
+    other = ReplayMemory(
+        "meta", memory_size=20, batch_size=3, seed=9, batch_preprocessor=lambda batch: batch.rew
+    )
+    other.append(buffer_of(plain_episode(30)))
+    other.sample()
+    other.restore(tmp_path / "full")
+    assert (other.memory_size, len(other) <= 20) == (20, True)
+    assert is_identical(contents(memory)[-len(other) :], contents(other))
+    assert (other.sample().shape, other.sample().device.type) == ((3,), "meta")
+    other.restore(tmp_path / "empty")
+    assert (len(other), other.stats().appended) == (0, 0)
+    append(other, 0, 30)
+    assert is_identical(contents(memory_of(30, memory_size=20)), contents(other))
+
+
+def test_a_restore_into_a_memory_that_keeps_other_fields_is_refused(tmp_path: Path) -> None:
+    memory_of(10).save(tmp_path)
+    with pytest.raises(SchemaError, match="than this memory: crc_debug: expected True, found False"):
+        ReplayMemory(crc_debug=True).restore(tmp_path)
+    with pytest.raises(SchemaError, match=r"info_keys: expected \['success'\], found \[\]"):
+        ReplayMemory.load(tmp_path, info_keys=("success",))
 
 
 def test_duplicates_are_recognised_after_a_load(tmp_path: Path) -> None:

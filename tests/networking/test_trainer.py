@@ -11,9 +11,10 @@ from typing import Any, Self
 import pytest
 
 from dummies import CountingActor, CountingAgent, CountingEnv, ListMemory
+from tmrl.memory import ReplayMemory
 from tmrl.networking import RolloutWorker, Trainer
 from tmrl.networking.trainer import iterate_epochs
-from tmrl.training import TrainingOffline, WorkerSource
+from tmrl.training import Checkpoint, TrainingOffline, WorkerSource
 
 
 def make_source() -> WorkerSource:
@@ -107,6 +108,76 @@ def test_a_stored_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(after.memory) >= len(before.memory) > 0
 
 
+class SavedAgent(CountingAgent):
+    """Counts in a number, which a checkpoint holds."""
+
+    not_saved = ("batches", "actor")
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.updates = 0
+
+    def train(self, batch: Any) -> Any:
+        self.updates += 1
+        return super().train(batch)
+
+
+def make_saved(memory_cls: Any = ListMemory, **options: Any) -> Any:
+    return functools.partial(
+        TrainingOffline,
+        (CountingEnv.observation_space, CountingEnv.action_space),
+        functools.partial(memory_cls, batch_size=2),
+        SavedAgent,
+        **{"rounds": 1, "steps": 3, "device": "cpu", **options},
+    )
+
+
+@pytest.mark.parametrize("memory_cls", [ListMemory, ReplayMemory])
+def test_a_path_alone_is_a_checkpoint_to_go_on_from(memory_cls: Any, tmp_path: Path) -> None:
+    """B58: saved at the start and after each epoch; what the training is made with now wins."""
+    saved: list[int] = []
+    note = lambda agent, epoch: saved.append(Checkpoint(tmp_path / "run").counters()["epoch"])  # noqa: E731
+    options = {"checkpoint_path": tmp_path / "run", "source": make_source()}
+    Trainer(make_saved(memory_cls, epochs=2, agent_scheduler=note), **options).run()
+    assert saved == [0, 1]
+    before = Checkpoint(tmp_path / "run").counters()
+    seen: list[Any] = []
+
+    def extend(run: Any, run_cls: Any) -> Any:
+        seen.append((run.epoch, run.agent.updates, len(run.memory), run.total_samples))
+        run.epochs = 4
+        return run
+
+    Trainer(make_saved(memory_cls), **options, updater_fn=extend).run()
+    after = Checkpoint(tmp_path / "run").counters()
+    assert seen[0][:2] == (2, 6)
+    assert seen[0][2] > 0
+    assert seen[0][3] == before["total_samples"]
+    assert (after["epoch"], after["total_updates"]) == (4, 12)
+    Trainer(make_saved(memory_cls, epochs=4), **options).run()
+    assert Checkpoint(tmp_path / "run").counters() == after
+
+
+def test_an_agent_that_cannot_be_saved_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    trainer = Trainer(make_training(), checkpoint_path=tmp_path / "run", source=make_source())
+    with pytest.raises(TypeError, match=r"but agent\.actor is a CountingActor; .* name it in not_saved"):
+        trainer.run()
+
+
+def test_a_memory_that_cannot_be_saved_is_told_when_its_first_samples_are_there(tmp_path: Path) -> None:
+    class Opaque(ListMemory):
+        def append_buffer(self, buffer: Any) -> Any:
+            super().append_buffer(buffer)
+            self.data[5] = [object() for _ in self.data[5]]
+
+    seen: list[int] = []
+    training_cls = make_saved(Opaque, steps=1000, on_update=lambda run, _: seen.append(run.total_updates))
+    trainer = Trainer(training_cls, checkpoint_path=tmp_path / "run", source=make_source())
+    with pytest.raises(TypeError, match=r"but memory\.data\[5\]\[0\] is a object"):
+        trainer.run()
+    assert len(seen) == 0
+
+
 def test_epochs_can_be_iterated_and_checkpoints_be_rarer(tmp_path: Path) -> None:
     checkpoints = Checkpoints()
     epochs = iterate_epochs(
@@ -122,10 +193,15 @@ def test_epochs_can_be_iterated_and_checkpoints_be_rarer(tmp_path: Path) -> None
     assert checkpoints.dumped == [0, 2, 4]
 
 
-def test_a_checkpoint_without_its_functions_is_refused(tmp_path: Path) -> None:
-    match = "checkpoint_path='.*run' needs dump_run_instance_fn and load_run_instance_fn; pass both, or no"
+def test_one_checkpoint_function_without_the_other_is_refused(tmp_path: Path) -> None:
+    match = "dump_run_instance_fn and load_run_instance_fn must be given both or neither, got one"
     with pytest.raises(ValueError, match=match):
-        Trainer(make_training(), checkpoint_path=tmp_path / "run", source=make_source())
+        Trainer(
+            make_training(),
+            checkpoint_path=tmp_path / "run",
+            dump_run_instance_fn=Checkpoints().dump,
+            source=make_source(),
+        )
     with pytest.raises(ValueError, match="epochs_between_checkpoints must be at least 1, got 0"):
         next(iterate_epochs(make_training(), make_source(), epochs_between_checkpoints=0))
 

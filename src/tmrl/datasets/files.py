@@ -28,7 +28,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 28
 
-_SUFFIXES = (".rows.npy", ".links.npy", ".tmp")
+_SUFFIXES = (".rows.npy", ".links.npy", ".state.safetensors", ".tmp")
 
 
 def row_checks(rows: Rows, n_bytes: int | None = None) -> NDArray[np.uint64]:
@@ -80,12 +80,8 @@ def read_array(folder: Path, name: str, dtype: np.dtype[Any], n_rows: int, check
     Raises:
         DatasetError: The file is missing, damaged, or holds something else.
     """
-    file = folder / name
-    if Path(name).name != name or not file.is_file():
-        raise DatasetError(f"{folder} is incomplete: {name!r} is missing")
     # The sum first: what reads a damaged header may raise anything.
-    if file.stat().st_size == 0 or crc32(np.memmap(file, np.uint8, "r").data) != checksum:
-        raise DatasetError(f"{file} is damaged: its checksum differs")
+    file = checked_file(folder, name, checksum)
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
@@ -93,6 +89,25 @@ def read_array(folder: Path, name: str, dtype: np.dtype[Any], n_rows: int, check
     if array.dtype != dtype or array.shape != (n_rows,):
         raise DatasetError(f"{file} must hold {n_rows} rows of {dtype}, found {array.shape} of {array.dtype}")
     return array
+
+
+def checked_file(folder: Path, name: str, checksum: int) -> Path:
+    """The path of a file that a manifest names, its contents checked; nothing outside of `folder` is opened.
+
+    Raises:
+        DatasetError: The file is missing or damaged.
+    """
+    file = folder / name
+    if Path(name).name != name or not file.is_file():
+        raise DatasetError(f"{folder} is incomplete: {name!r} is missing")
+    if file.stat().st_size == 0 or checksum_of(file) != checksum:
+        raise DatasetError(f"{file} is damaged: its checksum differs")
+    return file
+
+
+def checksum_of(file: Path) -> int:
+    """The checksum of a whole file that is not empty."""
+    return crc32(np.memmap(file, np.uint8, "r").data)
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], int]:

@@ -40,8 +40,8 @@ class Intake:
     ) -> None:
         if isinstance(info_keys, str) or isinstance(finite, str):
             raise TypeError('info_keys and finite must be tuples of names, as in ("success",), got a str')
-        self._obs = None if observation_space is None else _from_space("obs", observation_space)
-        self._act = None if action_space is None else _from_space("act", action_space)
+        self._obs = self._given_obs = _from_space("obs", observation_space)
+        self._act = self._given_act = _from_space("act", action_space)
         self._info_keys = tuple(info_keys)
         self._finite = tuple(finite)
         self._with_crc = with_crc
@@ -67,10 +67,9 @@ class Intake:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what `state` returned; spaces that were given to this intake stay."""
-        if self._obs is None and state["obs"] is not None:
-            self._obs = nest_from_json("obs", state["obs"])
-        if self._act is None and state["act"] is not None:
-            self._act = nest_from_json("act", state["act"])
+        self._packer = None
+        self._obs = self._given_obs or _from_json("obs", state["obs"])
+        self._act = self._given_act or _from_json("act", state["act"])
         self._waiting = [_chunk_from_json(document) for document in state["waiting"]]
 
     def adopt(self, schema: Schema) -> None:
@@ -79,7 +78,8 @@ class Intake:
 
     def difference(self, schema: Schema) -> str | None:
         """What about a schema is not what this intake was asked for, in words; None if nothing is."""
-        for name, wanted, found in (("obs", self._obs, schema.obs), ("act", self._act, schema.act)):
+        pairs = (("obs", self._given_obs, schema.obs), ("act", self._given_act, schema.act))
+        for name, wanted, found in pairs:
             if wanted is not None and wanted != found:
                 return f"{name}: expected {_listed(wanted)}, found {_listed(found)}"
         if set(self._info_keys) != set(schema.info):
@@ -161,8 +161,12 @@ def raise_missing_info(key: str) -> None:
     )
 
 
-def _from_space(name: str, space: Any) -> Nest:
-    return Nest.infer(name, example_from_space(name, space))
+def _from_space(name: str, space: Any) -> Nest | None:
+    return None if space is None else Nest.infer(name, example_from_space(name, space))
+
+
+def _from_json(name: str, document: Any) -> Nest | None:
+    return None if document is None else nest_from_json(name, document)
 
 
 def _listed(nest: Nest) -> str:

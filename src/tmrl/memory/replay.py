@@ -293,7 +293,7 @@ class ReplayMemory(TorchMemory):
 
     @classmethod
     def load(cls, path: str | Path, **arguments: Any) -> "ReplayMemory":
-        """Makes the memory that was saved to a folder.
+        """Makes the memory that was saved to a folder, or a copy of one that lives there.
 
         Args:
             path: The folder.
@@ -301,20 +301,40 @@ class ReplayMemory(TorchMemory):
                 device and the spaces are not saved.
 
         Raises:
-            DatasetError: The folder holds no snapshot, or a damaged one; the message names the file.
+            DatasetError: The folder holds no memory, or a damaged one; the message names the file.
+            SchemaError: Its rows have another layout than the arguments ask for.
+            StorageError: The `storage_path` holds a memory already.
         """
-        folder = Path(path)
-        document, checksum = read_manifest(folder)
-        body = memory_in(document)
-        size = body["settings"]["memory_size"]
-        memory = cls(**{**body["settings"], **arguments, "memory_size": size})
+        settings = memory_in(read_manifest(Path(path))[0])["settings"]
+        memory = cls(**{**settings, **arguments})
         try:
-            memory._state.load(body, checksum, lambda row_dtype, put: read_rows(folder, body, row_dtype, put))
-            memory.memory_size = arguments.get("memory_size", size)
+            memory.restore(path)
         except BaseException:
             memory._state.abandon()
             raise
         return memory
+
+    def restore(self, path: str | Path) -> None:
+        """Replaces what this memory holds by what was saved to a folder, and goes on from there.
+
+        Sizes, preprocessors and the device stay those of this memory; the random numbers become the saved
+        ones.
+
+        Args:
+            path: The folder.
+
+        Raises:
+            DatasetError: The folder holds no memory, or a damaged one. This memory may then be half restored;
+                make another.
+            SchemaError: The rows have another layout than this memory was made for.
+            StorageError: This memory lives in a folder, and rows are there already.
+        """
+        folder = Path(path)
+        document, checksum = read_manifest(folder)
+        body = memory_in(document)
+        with self._lock:
+            self._hand_out = self._checker = self._drawn = None
+            self._state.load(body, checksum, lambda row_dtype, put: read_rows(folder, body, row_dtype, put))
 
     def flush(self) -> None:
         """Puts the rows and all the rest on the disk, so that they survive a power cut; nothing in RAM.

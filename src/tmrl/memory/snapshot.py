@@ -75,7 +75,8 @@ def write_snapshot(
         copy_rows: Where they come from, oldest first.
         known: Checksum of the manifest that this memory wrote or read last. Only if it is the one in the
             folder are its segments used again: somebody else's may have the same ids.
-        within: A larger document that is to hold the memory, under `memory`; None if there is none.
+        within: A larger document that is to hold the memory, under `memory`; None if there is none. What
+            its `files` begin with is kept in the folder beside the segments.
 
     Returns:
         The checksum of the new manifest.
@@ -94,7 +95,7 @@ def write_snapshot(
     segments = [asdict(segment) for segment in [*kept, *new]]
     body = body | {"kind": KIND, "segments": segments}
     checksum = replace_manifest(folder, body if within is None else within | {"memory": body})
-    remove_others(folder, {segment["name"] for segment in segments})
+    remove_others(folder, {*(segment["name"] for segment in segments), *(within or {}).get("files", ())})
     return checksum
 
 

@@ -283,7 +283,7 @@ class MemoryState:
         checksum: int,
         read_rows: Callable[[np.dtype[np.void], Callable[..., None]], None],
     ) -> None:
-        """Takes over what was saved; the state must be new, and of the size that was saved.
+        """Takes over what was saved in place of what is held; the size stays.
 
         Args:
             document: The memory's part of the manifest.
@@ -294,12 +294,14 @@ class MemoryState:
         Raises:
             DatasetError: The document contradicts itself or the rows.
         """
-        if self.storage is not None and self.storage.document is not None:
+        if self.storage is not None and (self.storage.document is not None or self.store is not None):
             raise StorageError(
                 f"storage_path must be an empty folder to load into, but {self.storage.folder} holds a "
                 "memory; choose another one"
             )
         with self.lock:
+            wanted, self.size = self.size, document["settings"]["memory_size"]
+            self.store = None
             self.restore(document)
             if document["schema"] is not None:
                 schema = schema_from_json(document["schema"])
@@ -307,6 +309,7 @@ class MemoryState:
                 self.store = store = self._open_store(schema)
                 store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"])
             self._snapshot = checksum
+            self.resize(wanted)
             self._commit()
 
     def restore(self, document: dict[str, Any]) -> None:

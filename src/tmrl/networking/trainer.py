@@ -9,6 +9,7 @@ from typing import Any, Self
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.retired import warn_retired
+from tmrl.training.checkpoint import Checkpoint
 from tmrl.training.offline import TrainingOffline
 from tmrl.training.source import SampleSource
 
@@ -32,10 +33,11 @@ def iterate_epochs(
     """Trains epoch by epoch.
 
     Args:
-        run_cls: Makes a new training; called unless there is a checkpoint.
+        run_cls: Makes a new training; not called if `load_run_instance_fn` reads one.
         interface: Where samples come from and policies go.
-        checkpoint_path: The checkpoint to resume if it exists, and to write; None reads and writes nothing.
-        dump_run_instance_fn: Writes the training to the path.
+        checkpoint_path: The checkpoint to resume if it exists, and to write, at the start and after epochs;
+            None reads and writes nothing. Without the two functions it is the folder of a `Checkpoint`.
+        dump_run_instance_fn: Writes the training to the path instead.
         load_run_instance_fn: Reads it back.
         epochs_between_checkpoints: Epochs from one checkpoint to the next.
         updater_fn: Changes a training that was loaded, before it goes on.
@@ -44,18 +46,22 @@ def iterate_epochs(
         What `TrainingOffline.run_epoch` returned.
 
     Raises:
-        ValueError: There is a `checkpoint_path` without both functions.
+        ValueError: One of the two functions is missing.
+        TypeError: The agent or the memory holds what cannot be saved; known at the start, or, for samples in
+            a memory of the user's own, when the first have arrived.
     """
     if epochs_between_checkpoints < 1:
         raise ValueError(f"epochs_between_checkpoints must be at least 1, got {epochs_between_checkpoints}")
     checkpoint = _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn)
-    run = checkpoint.load() if checkpoint else None
+    run = checkpoint.load(run_cls) if checkpoint else None
     if run is None:
         run = run_cls()
         if checkpoint:
             checkpoint.dump(run)
     elif updater_fn is not None:
         run = updater_fn(run, run_cls)
+    if isinstance(checkpoint, _Folder):
+        interface = _CheckingSource(interface, checkpoint.folder, run)
     while run.epoch < run.epochs:
         yield run.run_epoch(interface)
         if checkpoint and run.epoch % epochs_between_checkpoints == 0:
@@ -63,27 +69,72 @@ def iterate_epochs(
 
 
 @dataclass(frozen=True, slots=True)
-class _Checkpoint:
+class _Functions:
+    """A checkpoint that the caller's functions write and read."""
+
     path: str | Path
     dump_fn: Dump
     load_fn: Load
 
-    def load(self) -> TrainingOffline | None:
+    def load(self, run_cls: Callable[[], TrainingOffline]) -> TrainingOffline | None:  # noqa: ARG002
         return self.load_fn(self.path) if Path(self.path).exists() else None
 
     def dump(self, run: TrainingOffline) -> None:
         self.dump_fn(run, self.path)
 
 
-def _checkpoint(path: str | Path | None, dump_fn: Dump | None, load_fn: Load | None) -> _Checkpoint | None:
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A checkpoint of ours."""
+
+    folder: Checkpoint
+
+    def load(self, run_cls: Callable[[], TrainingOffline]) -> TrainingOffline | None:
+        if not self.folder.exists:
+            return None
+        run = run_cls()
+        self.folder.load(run)
+        return run
+
+    def dump(self, run: TrainingOffline) -> None:
+        self.folder.save(run)
+
+
+def _checkpoint(
+    path: str | Path | None, dump_fn: Dump | None, load_fn: Load | None
+) -> _Functions | _Folder | None:
+    if (dump_fn is None) != (load_fn is None):
+        raise ValueError(
+            "dump_run_instance_fn and load_run_instance_fn must be given both or neither, got one; without "
+            "them checkpoint_path is a folder that this package writes and reads"
+        )
     if path is None:
         return None
     if dump_fn is None or load_fn is None:
-        raise ValueError(
-            f"checkpoint_path={str(path)!r} needs dump_run_instance_fn and load_run_instance_fn; "
-            "pass both, or no checkpoint_path"
-        )
-    return _Checkpoint(path, dump_fn, load_fn)
+        return _Folder(Checkpoint(path))
+    return _Functions(path, dump_fn, load_fn)
+
+
+class _CheckingSource:
+    """A source that checks, once the first samples are in the memory, that they can be saved.
+
+    Otherwise a memory of the user's own could hold the bad news back until the first epoch is over.
+    """
+
+    def __init__(self, source: SampleSource, checkpoint: Checkpoint, run: TrainingOffline) -> None:
+        self._source = source
+        self._checkpoint = checkpoint
+        self._run = run
+        self._is_checked = False
+
+    def retrieve_buffer(self) -> Buffer:
+        if not self._is_checked and self._run.total_samples:
+            self._checkpoint.check(self._run)
+            self._is_checked = True
+        return self._source.retrieve_buffer()
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        self._source.broadcast_model(actor)
 
 
 class Trainer:
@@ -96,7 +147,7 @@ class Trainer:
         security, keys_dir, hostname: Likewise.
         model_path: File to which every policy is written before it is sent; None writes none.
         checkpoint_path: See `iterate_epochs`, as for the three after it.
-        dump_run_instance_fn: Writes the training to the path.
+        dump_run_instance_fn: Writes the training to the path instead.
         load_run_instance_fn: Reads it back.
         updater_fn: Changes a training that was loaded, before it goes on.
         source: Where samples come from and policies go; closed with the trainer if it can be.

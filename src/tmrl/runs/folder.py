@@ -1,17 +1,20 @@
 """The folder of one run, `runs/<name>/`, and what lies where in it."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 RUNS = Path("runs")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of one run; nothing is ever overwritten, because a folder belongs to the run that made it."""
+    """Paths of one run; a folder belongs to the run that made it, and to those that go on with it."""
 
     path: Path
     """The folder."""
@@ -52,6 +55,44 @@ class RunFolder:
             )
         return folder
 
+    @classmethod
+    def resume(cls, path: Path) -> "RunFolder":
+        """Opens the folder of a run that left a checkpoint.
+
+        Raises:
+            FileNotFoundError: It is no such folder.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise FileNotFoundError(
+                f"--resume must be the folder of a run, but {path} has no {folder.config.name}; "
+                "`tmrl train` makes such folders in runs/"
+            )
+        if not folder.checkpoint.exists():
+            raise FileNotFoundError(
+                f"{path} has no checkpoint to go on from, because the run ended before its first; "
+                "begin a new run, without --resume"
+            )
+        return folder
+
+    def claim(self) -> AbstractContextManager[Any]:
+        """Claims the folder for this process, until the context that is returned is left or the process ends.
+
+        Raises:
+            ValueError: Another process trains this run.
+        """
+        try:
+            return FileLock(self.path / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{self.path} is in use by another process that trains it; wait for its end, or stop it"
+            ) from error
+
+    @property
+    def checkpoint(self) -> Path:
+        """The training as it was when it was last saved."""
+        return self.path / "checkpoint"
+
     @property
     def config(self) -> Path:
         """The settings."""
@@ -89,8 +130,10 @@ def check_name_is_free(name: str, parent: Path = RUNS) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file for people to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes a JSON file for people to read; one that is there is replaced in one step."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

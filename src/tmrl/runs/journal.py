@@ -29,6 +29,14 @@ LOOP_METRICS = frozenset(
 )
 """Metrics of the loop, which are logged episode by episode, or as shares, instead."""
 
+_NOTHING: dict[str, Any] = {
+    "points": [],
+    "updates": 0,
+    "env_steps": 0,
+    **dict.fromkeys(("sampling_s", "training_s", "since_first_update_s", "elapsed_s"), 0.0),
+}
+"""The state of a journal in which nothing stands."""
+
 
 class Journal:
     """Stands between the source of samples and the training loop, and hears of every update.
@@ -40,6 +48,7 @@ class Journal:
         folder: Where the TensorBoard files go.
         display: Shows how the run stands.
         updates_planned: Training steps of the whole run.
+        earlier: What `state()` returned in a checkpoint that the run goes on from; None for a new run.
 
     Attributes:
         points: The episodes that finished.
@@ -47,18 +56,41 @@ class Journal:
         env_steps: Samples passed, resets included.
     """
 
-    def __init__(self, source: SampleSource, folder: Path, display: Display, updates_planned: int) -> None:
-        self.points: list[CurvePoint] = []
-        self.updates = 0
-        self.env_steps = 0
+    def __init__(
+        self,
+        source: SampleSource,
+        folder: Path,
+        display: Display,
+        updates_planned: int,
+        earlier: dict[str, Any] | None = None,
+    ) -> None:
+        earlier = _NOTHING | (earlier or {})
+        now = time.perf_counter()
+        self.points = [CurvePoint(*point) for point in earlier["points"]]
+        self.updates: int = earlier["updates"]
+        self.env_steps: int = earlier["env_steps"]
         self._source = source
         self._display = display
         self._planned = updates_planned
-        self._writer = SummaryWriter(str(folder))
-        self._sampling_s = 0.0
-        self._training_s = 0.0
-        self._first_update_at = 0.0
-        self._started_at = time.perf_counter()
+        # What a killed run logged after its last checkpoint must not stand beside what comes now.
+        purge_step = self.env_steps + 1 if self.env_steps else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._sampling_s: float = earlier["sampling_s"]
+        self._training_s: float = earlier["training_s"]
+        self._first_update_at = now - earlier["since_first_update_s"]
+        self._started_at = now - earlier["elapsed_s"]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that curve and summary tell of the whole run."""
+        return {
+            "points": [[point.env_steps, point.episode_return, point.is_test] for point in self.points],
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "sampling_s": self._sampling_s,
+            "training_s": self._training_s,
+            "since_first_update_s": time.perf_counter() - self._first_update_at,
+            "elapsed_s": self.elapsed_s,
+        }
 
     def retrieve_buffer(self) -> Buffer:
         """Passes on what the source has, and notes the episodes that finished."""
@@ -127,13 +159,13 @@ class Journal:
 
     @property
     def updates_per_s(self) -> float:
-        """Training steps a second since the first, collecting and testing included."""
+        """Training steps a second since the first, collecting and testing included, pauses of the run not."""
         elapsed_s = time.perf_counter() - self._first_update_at
         return (self.updates - 1) / elapsed_s if self.updates > 1 else 0.0
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the journal was opened."""
+        """Seconds since the journal was opened, and those of the run before."""
         return time.perf_counter() - self._started_at
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Session: one training run in one process, from the worker to the files it leaves.
 
 RolloutWorker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, SACAgent) -> Trainer
+                                                    `-> Keeper -> Checkpoint
 """
 
 import math
@@ -21,10 +22,11 @@ from tmrl.memory import ReplayMemory
 from tmrl.networking import Trainer
 from tmrl.runs.curve import draw_curve
 from tmrl.runs.display import make_display
-from tmrl.runs.folder import RunFolder, write_json
+from tmrl.runs.folder import RunFolder, read_json, write_json
 from tmrl.runs.journal import Journal
+from tmrl.runs.keeper import Keeper
 from tmrl.runs.settings import TrainSettings
-from tmrl.training import TorchTrainingOffline, WorkerSource
+from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent, WorkerSource
 from tmrl.worker import RolloutWorker
 
 TEST_EPISODES = 10
@@ -96,24 +98,29 @@ class Session:
 
     Args:
         settings: Of the run.
+        resumed: The checkpoint to go on from; None for a new run.
 
     Raises:
         ValueError: A setting does not suit; the message says what and the remedy.
+        DatasetError: The checkpoint is damaged, or that of another training.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, resumed: Checkpoint | None = None) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.env_cls = partial(make_env, settings.env)
         device = checked_device(settings.device)
-        rounds = math.ceil(settings.updates / STEPS_PER_ROUND)
+        # Where the environment stood is not saved: it starts afresh, and from other states than the run did.
+        seed = (
+            settings.seed if resumed is None else _mixed(settings.seed, resumed.counters()["total_samples"])
+        )
         self.worker = RolloutWorker(
             self.env_cls,
             SquashedGaussianActor,
             standalone=True,
             crc_debug=settings.crc_debug,
             worker_id="local",
-            seed=settings.seed,
+            seed=seed,
         )
         spaces = self.worker.env.observation_space, self.worker.env.action_space
         self.training = TorchTrainingOffline(
@@ -129,23 +136,34 @@ class Session:
             ),
             partial(SACAgent, lr=settings.learning_rate),
             epochs=1,
-            rounds=rounds,
-            steps=math.ceil(settings.updates / rounds),
+            steps=STEPS_PER_ROUND,
             update_model_interval=STEPS_PER_EXCHANGE,
             update_buffer_interval=STEPS_PER_EXCHANGE,
             start_training=min(settings.warm_up, settings.steps),
             device=device,
         )
+        self._notes = None if resumed is None else resumed.load(self.training)
+        _set_learning_rate(self.training.agent, settings.learning_rate)
+        self._plan()
+
+    def _plan(self) -> None:
+        """Sets the loop to do the updates that are left, in whole rounds but for the first."""
+        training = self.training
+        updates = max(0, self.settings.updates - training.total_updates)
+        training.rounds = math.ceil(updates / training.steps)
+        training.epoch = training.round = 0
+        training.step = training.rounds * training.steps - updates
 
     def run(self, folder: RunFolder, console: Console) -> "Outcome":
         """Trains to the end, or until Ctrl-C, and writes config, metrics, policy, curve and summary.
 
+        Checkpoints are made at the start, from time to time, and at the end.
+
         Args:
-            folder: Where to; made for this run.
+            folder: Where to; made for this run, or by the run that goes on.
             console: Where the progress is shown.
         """
         write_json(folder.config, self.settings.as_config())
-        planned = self.training.rounds * self.training.steps
         title = f"{self.settings.env} · {folder.path}"
         source = WorkerSource(
             self.worker,
@@ -155,11 +173,15 @@ class Session:
         )
         display = make_display(console, title)
         source.broadcast_model(self.training.agent.get_actor())
-        journal = Journal(source, folder.path, display, planned)
-        self.training.on_update = journal.on_update
+        journal = Journal(source, folder.path, display, self.settings.updates, self._notes)
+        checkpoint = Checkpoint(folder.checkpoint)
+        keeper = Keeper(checkpoint, self.training, journal, self.settings.checkpoint_interval_s)
+        self.training.on_update = keeper.on_update
         try:
-            with source, display, Trainer(lambda: self.training, source=journal) as trainer:
+            with source, display, keeper, Trainer(lambda: self.training, source=keeper) as trainer:
+                keeper.save()
                 trainer.run()
+                keeper.save()
             returns = self.test_policy()
         except KeyboardInterrupt:
             returns = None
@@ -171,6 +193,34 @@ class Session:
         """Returns of the final test of the policy as it is now."""
         seed = self.settings.seed + TEST_SEED_OFFSET
         return run_tests(self.env_cls, self.training.agent.get_actor(), TEST_EPISODES, seed)
+
+
+def resumed_session(settings: TrainSettings, folder: RunFolder) -> Session:
+    """A session that goes on with the run in a folder.
+
+    Raises:
+        ValueError: The run is finished; otherwise as for `Session`.
+    """
+    summary = read_json(folder.summary) if folder.summary.exists() else {}
+    updates = summary.get("updates", 0)
+    if not summary.get("interrupted", True) and updates >= settings.updates:
+        raise ValueError(
+            f"{folder.path} is finished, with {updates:,} of {settings.updates:,} updates and the "
+            "final test; train longer with --steps"
+        )
+    return Session(settings, Checkpoint(folder.checkpoint))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed made of several."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _set_learning_rate(agent: TrainingAgent, learning_rate: float) -> None:
+    for optimizer in vars(agent).values():
+        if isinstance(optimizer, torch.optim.Optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
 
 
 class Outcome:

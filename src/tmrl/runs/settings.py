@@ -4,8 +4,11 @@ import math
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+FIXED = ("env", "name", "seed", "warm_up", "crc_debug")
+"""Settings that a run keeps when it goes on: they say what its rows and its counts mean."""
 PENDULUM_TARGET = -250.0
 """Mean return that tells a policy that swings up and balances from one that does not."""
 
@@ -38,6 +41,10 @@ class TrainSettings:
     """Threads of torch on the CPU; more are faster on idle cores, and far slower on cores that others use."""
     target_return: float | None = None
     """Mean test return below which the command fails; by default -250 for Pendulum-v1, else none."""
+    checkpoint_interval_s: float = 60.0
+    """Seconds from one checkpoint to the next; there is also one at the start, at the end and at Ctrl-C."""
+    resume: Path | None = None
+    """Folder of a run to go on with, such as runs/my-run; what is not given is as it was in that run."""
 
     def check(self) -> None:
         """Checks the numbers.
@@ -48,11 +55,25 @@ class TrainSettings:
         for name in ("steps", "batch_size", "memory_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        for name in ("warm_up", "seed"):
+        for name in ("warm_up", "seed", "checkpoint_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate must be above 0 and finite, got {self.learning_rate}")
+
+    def check_goes_on(self, earlier: "TrainSettings") -> None:
+        """Checks that a run of the settings `earlier` can go on with these.
+
+        Raises:
+            ValueError: One has changed that cannot; the message names its flag.
+        """
+        for name in FIXED:
+            old, new = getattr(earlier, name), getattr(self, name)
+            if old != new:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} of a run that goes on must stay {old!r}, got {new!r}; "
+                    "leave it out, or begin a new run, without --resume"
+                )
 
     @property
     def target(self) -> float | None:
@@ -70,4 +91,27 @@ class TrainSettings:
         """What `config.json` holds: the settings and the versions of what ran."""
         packages = ("tmrl-memory", "torch", "numpy", "gymnasium")
         versions = {package: version(package) for package in packages}
-        return asdict(self) | {"versions": versions | {"python": platform.python_version()}}
+        settings = {name: value for name, value in asdict(self).items() if name != "resume"}
+        return settings | {"versions": versions | {"python": platform.python_version()}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], resume: Path) -> "TrainSettings":
+        """The settings of a run that is to go on, from what `as_config` returned.
+
+        Args:
+            config: Settings that it lacks are at their defaults.
+            resume: Folder of the run.
+
+        Raises:
+            ValueError: It holds something else.
+        """
+        values: dict[str, Any] = {name: value for name, value in config.items() if name != "versions"}
+        values["resume"] = resume
+        try:
+            settings = cls(**values)
+            settings.check()
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the config.json of {resume} must hold the settings of a run, but: {error}"
+            ) from error
+        return settings

@@ -1,14 +1,17 @@
 """TrainingAgent: what learns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Collection, MutableMapping
+from typing import Any, ClassVar
 
 from tmrl.actor import ActorModule
 
 
 class TrainingAgent(ABC):
     """An algorithm: batches in, policies out. Subclasses implement `train` and `get_actor`.
+
+    A checkpoint holds what `state_dict` returns. By default that is every attribute; those that need not be
+    saved, such as an environment or a socket, are named in `not_saved`.
 
     Args:
         observation_space: What observations look like.
@@ -20,6 +23,9 @@ class TrainingAgent(ABC):
         action_space: As given.
         device: As given.
     """
+
+    not_saved: ClassVar[Collection[str]] = ()
+    """Names of attributes that a checkpoint leaves out, because the constructor makes them as they were."""
 
     def __init__(self, observation_space: Any, action_space: Any, device: Any) -> None:
         self.observation_space = observation_space
@@ -40,3 +46,41 @@ class TrainingAgent(ABC):
     @abstractmethod
     def get_actor(self) -> ActorModule:
         """The policy as it is now; the training loop only reads it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on as if nothing had happened.
+
+        Returns:
+            The attributes by name, but for the spaces, devices and `not_saved`. `{"state_dict": ...}` stands
+            for networks, optimisers, whatever else has a `state_dict()`, and random generators, also within
+            lists, tuples and dicts. Nothing is copied.
+        """
+        from tmrl.training.attributes import collect, is_made_anew
+
+        return {
+            name: collect(value)
+            for name, value in vars(self).items()
+            if name not in {"device", *self.not_saved} and not is_made_anew(value)
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned.
+
+        Networks, optimisers, tensors and random generators are changed in place. What `state` lacks stays.
+
+        Args:
+            state: As `state_dict` returned it, for an agent that was made by the same constructor.
+
+        Raises:
+            ValueError: The constructor makes no attribute of a name in `state`, or one of another shape.
+        """
+        from tmrl.training.attributes import put_back
+
+        unknown = sorted(state.keys() - vars(self).keys())
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} must make every attribute in its constructor, but {unknown[0]!r} was "
+                "saved and a new agent has none; set it there, or override load_state_dict"
+            )
+        for name, saved in state.items():
+            setattr(self, name, put_back(getattr(self, name), saved, name))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tmrl.training.agent import TrainingAgent
@@ -26,6 +27,9 @@ class TrainingOffline:
     """Trains an agent in epochs of rounds of steps; one step is one batch.
 
     The ratio that is kept counts samples as they arrive, those of resets included.
+
+    Where the loop stands is in `epoch`, in `round`, the rounds done of this epoch, in `step`, the training
+    steps done of this round, and in `total_updates` and `total_samples`. `run_epoch` goes on from there.
     """
 
     env_cls: Any
@@ -57,7 +61,7 @@ class TrainingOffline:
     device: str | None = None
     """Where batches are put and the agent computes."""
     on_update: "Callable[[TrainingOffline, dict[str, Any]], None] | None" = None
-    """Called after each training step with the loop and the step's metrics: for displays and logs."""
+    """Called after each training step with the loop and its metrics: for displays, logs and checkpoints."""
 
     total_updates = 0
 
@@ -65,7 +69,7 @@ class TrainingOffline:
         for name in ("rounds", "steps", "update_model_interval", "update_buffer_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self.epoch = 0
+        self.epoch = self.round = self.step = 0
         self.memory = self.memory_cls(nb_steps=self.steps, device=self.device)
         observation_space, action_space = self._spaces()
         self.agent = self.training_agent_cls(
@@ -81,7 +85,7 @@ class TrainingOffline:
             return env.observation_space, env.action_space
 
     def run_epoch(self, interface: SampleSource) -> list[dict[str, float]]:
-        """Trains for one epoch.
+        """Trains for one epoch, or for what is left of one that was begun.
 
         Args:
             interface: Where samples come from and policies go.
@@ -90,11 +94,14 @@ class TrainingOffline:
             One dict a round, with `memory_len`, `round_time` and `idle_time` (waiting for samples), both in
             seconds, and the mean of every metric.
         """
-        if self.agent_scheduler is not None:
+        if self.agent_scheduler is not None and not (self.round or self.step):
             self.agent_scheduler(self.agent, self.epoch)
+        rounds: list[dict[str, float]] = []
         with _profiled(self.profiling):
-            rounds = [self._run_round(interface) for _ in range(self.rounds)]
-        self.epoch += 1
+            while self.round < self.rounds:
+                rounds.append(self._run_round(interface))
+                self.round, self.step = self.round + 1, 0
+        self.epoch, self.round = self.epoch + 1, 0
         return rounds
 
     def _run_round(self, interface: SampleSource) -> dict[str, float]:
@@ -103,7 +110,7 @@ class TrainingOffline:
         with whole:
             with idle:
                 self.check_ratio(interface)
-            for batch in _timed(self.memory, sampling):
+            for batch in _timed(self._batches(), sampling):
                 # After the draw, as documented: what arrives now is for the batches to come.
                 if self.total_updates % self.update_buffer_interval == 0:
                     self.update_buffer(interface)
@@ -112,6 +119,7 @@ class TrainingOffline:
                 metrics.update(self._statistics(sampling.last_s, training.last_s))
                 means.add(metrics)
                 self.total_updates += 1
+                self.step += 1
                 if self.total_updates % self.update_model_interval == 0:
                     interface.broadcast_model(self.agent.get_actor())
                 if self.on_update is not None:
@@ -126,6 +134,10 @@ class TrainingOffline:
         }
         logger.info("epoch %d: %s", self.epoch, summary)
         return summary
+
+    def _batches(self) -> Iterable[Any]:
+        """The batches of this round, or what is left of them."""
+        return islice(self.memory, max(0, self.steps - self.step)) if self.step else self.memory
 
     def _statistics(self, sampling_s: float, training_s: float) -> dict[str, float]:
         return {
