@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.errors import DatasetError
 from tmrl.schema import Rows, Schema
 
 
@@ -95,6 +96,21 @@ class Dataset(ABC):
         """Reads the episodes from `first` on, one at a time, oldest first."""
         for index in range(first, len(self)):
             yield self.episode(index)
+
+    def damage(self) -> Iterator[str]:
+        """Reads everything, and yields what is wrong, one sentence each; nothing if all is well.
+
+        Here by reading every episode; a reader whose files have a checksum for each row names the first bad one.
+        """
+        told: set[str] = set()
+        for index in range(len(self)):
+            try:
+                self.episode(index)
+            except DatasetError as error:
+                # Episodes of one file share its damage.
+                if str(error) not in told:
+                    told.add(str(error))
+                    yield str(error)
 
     def __len__(self) -> int:
         """Number of episodes."""
