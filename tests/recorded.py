@@ -18,6 +18,7 @@ from tmrl.schema import Nest, Schema
 from tmrl.schema_json import schema_from_json
 
 ABOUT = About("native")
+ACT = np.zeros(2, np.float32)
 
 
 class Listed(Dataset):
@@ -35,13 +36,18 @@ class Listed(Dataset):
         return self.list[index]
 
 
-def schema_of(obs: Any, act: Any = np.float32(0)) -> Schema:
+def schema_of(obs: Any, act: Any = ACT) -> Schema:
     """The schema of these examples."""
     return Schema(Nest.infer("obs", obs), Nest.infer("act", act))
 
 
 def episode_of(
-    schema: Schema, n_rows: int, rng: np.random.Generator, worker: str = "ann", source: str = "online", **end: bool
+    schema: Schema,
+    n_rows: int,
+    rng: np.random.Generator,
+    worker: str = "ann",
+    source: str = "online",
+    **end: bool,
 ) -> Episode:
     """Random rows of arbitrary finite numbers; flags as given by `terminated`, `truncated` and `begins`."""
     rows = np.zeros(n_rows, schema.row_dtype)
@@ -84,7 +90,8 @@ class Saved(Listed):
             places[place] = episode
         names = [line[:2] for line in self._body["state"]["tally"]]
         return [
-            Episode(rows[episode], *names[origin[episode[0]]], begins=back[episode[0]] == 0) for episode in episodes
+            Episode(rows[episode], *names[origin[episode[0]]], begins=back[episode[0]] == 0)
+            for episode in episodes
         ]
 
     def damage(self) -> Any:

@@ -100,7 +100,7 @@ class Dataset(ABC):
     def damage(self) -> Iterator[str]:
         """Reads everything, and yields what is wrong, one sentence each; nothing if all is well.
 
-        Here by reading every episode; a reader whose files have a checksum for each row names the first bad one.
+        Here by reading every episode; a reader of files with a checksum for each row names the first bad one.
         """
         told: set[str] = set()
         for index in range(len(self)):

@@ -180,6 +180,8 @@ def _exponent(low: float, high: float) -> int:
         # Halved, because the difference may be out of the range of floats.
         exponents.append(math.frexp(high / 2 - low / 2)[1] + 1 - MAX_BINS.bit_length())
     exponent = max(exponents)
-    while math.floor(high / math.ldexp(1.0, exponent)) - math.floor(low / math.ldexp(1.0, exponent)) >= MAX_BINS:
+    while (
+        math.floor(high / math.ldexp(1.0, exponent)) - math.floor(low / math.ldexp(1.0, exponent)) >= MAX_BINS
+    ):
         exponent += 1
     return exponent

@@ -18,6 +18,7 @@ MAX_LINES = 24
 """Of a table of workers, sources or leaves."""
 LEAF_COLUMNS = ("in a row", "dtype", "bytes", "min", "max", "mean", "not finite")
 SHARE_COLUMNS = ("rows", "share", "episodes", "mean return")
+LAST_ROW = "last row"
 COUNT_COLUMNS = ("since it was made", "appended", "evicted", "refused", "sent twice", "lost")
 
 _ORDER = {part: place for place, part in enumerate(("obs", "act", "rew", "terminated", "truncated", "info"))}
@@ -116,8 +117,9 @@ def leaf_figures(contents: Contents, name: str) -> tuple[str, str, str, str]:
 
 
 def leaf_names(leaf: Leaf) -> tuple[str, str]:
-    """Name and layout of a leaf, as in `uint8 84x84`."""
-    return printable(leaf.name), f"{leaf.dtype_name} {'x'.join(map(str, leaf.shape))}".rstrip()
+    """Name and layout of a leaf, the latter as in `uint8[84x84]`."""
+    shape = f"[{'x'.join(map(str, leaf.shape))}]" if leaf.shape else ""
+    return printable(leaf.name), f"{leaf.dtype_name}{shape}"
 
 
 def ordered_leaves(schema: Schema) -> list[Leaf]:
@@ -172,7 +174,7 @@ def _shares(what: str, shares: list[Share], contents: Contents, facts: Facts) ->
         (*share_figures(each, contents), *([last_row(facts, each.name)] if is_aged else []))
         for each in shares[:MAX_LINES]
     ]
-    return _table((what, *SHARE_COLUMNS, *(["last row"] if is_aged else [])), lines, len(shares))
+    return _table((what, *SHARE_COLUMNS, *([LAST_ROW] if is_aged else [])), lines, len(shares))
 
 
 def _counts(facts: Facts) -> Table:
@@ -184,7 +186,12 @@ def _table(names: Sequence[str], lines: Iterable[Sequence[str]], n: int, text_co
     table = Table(box=box.SIMPLE_HEAD, pad_edge=True, padding=(0, 1), show_edge=False)
     for place, name in enumerate(names):
         is_text = place < text_columns
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        table.add_column(
+            name,
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text and name != LAST_ROW,
+        )
     for line in lines:
         table.add_row(*map(Text, line))
     if n > len(table.rows):
