@@ -1,6 +1,5 @@
 """Figures: what is worth seeing of the contents of a dataset, and the words beneath it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,6 @@ MAX_DOTS = 2000
 """Episodes that are drawn one by one; more are put together."""
 N_GROUPS = 250
 N_BARS = 40
-MAX_SMALL_PLOTS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,9 @@ def figures(contents: Contents, facts: Facts) -> list[Figure]:
         _rewards(contents.rewards),
         _ages(facts),
     ]
-    return [figure for figure in [*drawn, *map(_action, contents.actions)] if figure is not None]
+    found = [figure for figure in [*drawn, *map(_action, contents.actions)] if figure is not None]
+    # Those that take the whole width come last, so that the others fill their lines.
+    return sorted(found, key=lambda figure: len(figure.plots) > 1)
 
 
 def _series(heading: str, what: str, places: NDArray[np.int64], values: NDArray[np.number]) -> Figure | None:
@@ -82,11 +82,12 @@ def _action(action: Action) -> Figure | None:
     if len(histograms) == n:
         names = zip(histograms, action.labels, strict=True)
         plots = [_bars(histogram, label, label, "") for histogram, label in names if len(histogram.counts)]
-        return Figure(f"Action: {name}", "Of all transitions; each plot has its own scale.", tuple(plots))
+        caption = "Of all transitions." if n == 1 else "Of all transitions; each plot has its own scale."
+        return Figure(f"Action: {name}", caption, tuple(plots))
     pooled = _bars(histograms[0], name, f"all {n:,} components", "values")
     return Figure(
         f"Action: {name}",
-        f"Left, all {n:,} components together; right, the mean of each, and a band from its lowest to its highest.",
+        f"All {n:,} components together; and each: its mean, and a band from its lowest to its highest.",
         (pooled, _components(action)),
     )
 
@@ -129,7 +130,7 @@ def _ages(facts: Facts) -> Figure | None:
 def _bars(histogram: Histogram, title: str, x_name: str, y_name: str) -> str:
     histogram = histogram.coarse(N_BARS)
     counts, width = histogram.counts, histogram.width
-    lefts: Sequence[float] = (histogram.low + width * np.arange(len(counts))).tolist()
+    lefts: list[float] = (histogram.low + width * np.arange(len(counts))).tolist()
     is_each = histogram.is_whole and width == 1
     # A bar of one whole number stands over it.
     shift = -width / 2 if is_each else 0.0

@@ -96,28 +96,30 @@ def _figures(contents: Contents, facts: Facts) -> str:
         return ""
     more = _more(len(drawn), MAX_FIGURES, "figure")
     content = "".join(map(figure_html, drawn[:MAX_FIGURES]))
-    return f'<section><h2>Over time, and how often</h2><div class="figures">{content}</div>{more}</section>'
+    return f'<section><h2>Episodes, rewards, actions</h2><div class="figures">{content}</div>{more}</section>'
 
 
 def _films(contents: Contents, strips: Sequence[Strip]) -> str:
     if not strips:
         return ""
-    parts: list[str] = []
-    for name, of_leaf in groupby(strips, lambda strip: strip.leaf):
-        parts.extend(_strip(name, strip) for strip in of_leaf)
+    films = [_film(name, list(of_leaf)) for name, of_leaf in groupby(strips, lambda strip: strip.leaf)]
     more = _more(len(image_leaves(contents.schema)), MAX_IMAGES, "image")
-    return _section("What was seen", "".join(parts) + more)
+    return _section("What was seen", "".join(films) + more)
 
 
-def _strip(name: str, strip: Strip) -> str:
-    frames = (
+def _film(name: str, strips: list[Strip]) -> str:
+    rows = "".join(
+        f"<p>Episode {strip.episode:,}, {counted(strip.length, 'step')}</p><ol>{_frames(name, strip)}</ol>"
+        for strip in strips
+    )
+    caption = "<figcaption>The number under a frame is its step.</figcaption>"
+    return f'<figure class="card strips"><h3>{text(name)}</h3>{rows}{caption}</figure>'
+
+
+def _frames(name: str, strip: Strip) -> str:
+    return "".join(
         f'<li><img src="{data_uri(frame)}" alt="{text(name)} at step {step}">{step:,}</li>'
         for step, frame in zip(strip.steps, strip.frames, strict=True)
-    )
-    return (
-        f'<figure class="card strip"><h3>{text(name)}, episode {strip.episode:,}</h3>'
-        f"<figcaption>{counted(strip.length, 'step')}; step numbers under the frames.</figcaption>"
-        f"<ol>{''.join(frames)}</ol></figure>"
     )
 
 

@@ -49,7 +49,7 @@ def ticks(low: float, high: float, n: int) -> dict[float, str]:
     """About `n` round numbers between two others, and how they are written."""
     raw = (high / n - low / n) or 1.0
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.75)
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     return {place * step: _written(place * step, step) for place in places}
 
@@ -59,7 +59,7 @@ def _written(value: float, step: float) -> str:
         return "0"
     if abs(value) >= 1e9 or step < 1e-4:
         return f"{value:.3g}"
-    if step >= 1e5:
+    if step >= 1e6:
         return f"{value / 1e6:,g}M"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}"
