@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ class Episode:
     worker: str
     """Who collected them."""
     source: str
-    """Label of where they come from."""
+    """Label of where they come from; of the first rows, if `changes` says so."""
     begins: bool = True
     """Whether the first row is a reset; False if what came before it is not known."""
+    changes: tuple[tuple[int, str], ...] = ()
+    """Rows from which on another label holds, in their order: a human may intervene within an episode."""
 
     @property
     def length(self) -> int:
@@ -49,6 +52,12 @@ class Episode:
     def is_truncated(self) -> bool:
         """Whether the last sample cut the episode short."""
         return bool(self.rows["truncated"][-1])
+
+    def parts(self) -> Iterator[tuple[int, int, str]]:
+        """Where the rows of one label begin and end, and the label."""
+        marks = [(0, self.source), *self.changes, (len(self.rows), "")]
+        for (start, source), (stop, _) in pairwise(marks):
+            yield start, stop, source
 
 
 @dataclass(frozen=True, slots=True)

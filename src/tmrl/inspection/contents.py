@@ -94,7 +94,8 @@ class Contents:
     worker_codes: NDArray[np.int64]
     source_codes: NDArray[np.int64]
     worker_names: tuple[str, ...]
-    source_names: tuple[str, ...]
+    source_rows: dict[str, int]
+    """Rows of each source; one episode may have rows of several, and counts for that of its first row."""
 
     @property
     def n_rows(self) -> int:
@@ -134,21 +135,21 @@ class Contents:
     @property
     def workers(self) -> list[Share]:
         """What each worker contributed, the largest share first."""
-        return self._shares(self.worker_names, self.worker_codes)
+        rows = np.bincount(self.worker_codes, self.rows_per_episode, len(self.worker_names))
+        return self._shares(self.worker_names, self.worker_codes, rows.astype(np.int64).tolist())
 
     @property
     def sources(self) -> list[Share]:
         """What came from each source, the largest share first."""
-        return self._shares(self.source_names, self.source_codes)
+        return self._shares(tuple(self.source_rows), self.source_codes, [*self.source_rows.values()])
 
-    def _shares(self, names: tuple[str, ...], codes: NDArray[np.int64]) -> list[Share]:
+    def _shares(self, names: tuple[str, ...], codes: NDArray[np.int64], rows: list[int]) -> list[Share]:
         n, whole = len(names), self.is_whole & np.isfinite(self.returns)
-        rows = np.bincount(codes, self.rows_per_episode, n)
         sums = np.bincount(codes[whole], self.returns[whole], n)
         n_whole = np.bincount(codes[whole], minlength=n)
         means = np.where(n_whole > 0, sums / np.maximum(n_whole, 1), np.nan)
-        columns = zip(names, rows, np.bincount(codes, minlength=n), means, strict=True)
-        shares = [Share(name, int(rows), int(n), float(mean)) for name, rows, n, mean in columns]
+        columns = zip(names, rows, np.bincount(codes, minlength=n).tolist(), means.tolist(), strict=True)
+        shares = [Share(*column) for column in columns]
         return sorted(shares, key=lambda share: -share.rows)
 
 
@@ -194,7 +195,7 @@ class _Reading:
         self._actions = [_action(leaf) for leaf in schema.act.leaves]
         self._of_transitions = {"rew", *(leaf.name for leaf in schema.act.leaves)}
         self._workers: dict[str, int] = {}
-        self._sources: dict[str, int] = {}
+        self._source_rows: dict[str, int] = {}
         self._columns: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, episodes: list[Episode]) -> None:
@@ -221,9 +222,13 @@ class _Reading:
         rewards = rows["rew"].astype(np.float64)
         rewards[starts] = 0.0
         last = starts + lengths - 1
+        for episode in episodes:
+            for start, stop, source in episode.parts():
+                self._source_rows[source] = self._source_rows.get(source, 0) + stop - start
+        places = {source: place for place, source in enumerate(self._source_rows)}
         codes = [
             [self._workers.setdefault(episode.worker, len(self._workers)) for episode in episodes],
-            [self._sources.setdefault(episode.source, len(self._sources)) for episode in episodes],
+            [places[episode.source] for episode in episodes],
         ]
         with np.errstate(invalid="ignore"):
             returns = np.add.reduceat(rewards, starts)
@@ -260,7 +265,7 @@ class _Reading:
             tuple(self._actions),
             *map(np.concatenate, columns),
             worker_names=tuple(self._workers),
-            source_names=tuple(self._sources),
+            source_rows=self._source_rows,
         )
 
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 MAX_BINS = 1024
 """A histogram has more than half as many, as far as the numbers are spread."""
+LARGEST = 2.0**1000
+"""Beyond, the edges of bins would be out of the range of floats."""
 _MANTISSA = 52
 _NARROWEST = -1022
 
@@ -110,9 +112,9 @@ class Histogram:
         self._exponent = 0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Takes in numbers, `(n,)`; those that are not finite are left out."""
+        """Takes in numbers, `(n,)`; those that are not finite, or beyond `LARGEST`, are left out."""
         values = values.astype(np.float64)
-        values = values[np.isfinite(values)]
+        values = values[np.abs(values) < LARGEST]
         if not len(values):
             return
         self.is_whole = self.is_whole and bool((values == np.floor(values)).all())
@@ -177,8 +179,7 @@ def _exponent(low: float, high: float) -> int:
     if low or high:
         exponents.append(math.frexp(max(abs(low), abs(high)))[1] - _MANTISSA)
     if low < high:
-        # Halved, because the difference may be out of the range of floats.
-        exponents.append(math.frexp(high / 2 - low / 2)[1] + 1 - MAX_BINS.bit_length())
+        exponents.append(math.frexp(high - low)[1] - MAX_BINS.bit_length())
     exponent = max(exponents)
     while (
         math.floor(high / math.ldexp(1.0, exponent)) - math.floor(low / math.ldexp(1.0, exponent)) >= MAX_BINS
