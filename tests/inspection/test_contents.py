@@ -65,7 +65,9 @@ def test_rewards_and_actions_are_those_of_transitions() -> None:
     dataset = mixed()
     contents = read_contents(dataset)
     rewards = np.concatenate([episode.rows["rew"][1:] for episode in dataset.list]).astype(np.float64)
-    np.testing.assert_allclose([contents.reward.mean[0], contents.reward.std[0]], [rewards.mean(), rewards.std()])
+    np.testing.assert_allclose(
+        [contents.reward.mean[0], contents.reward.std[0]], [rewards.mean(), rewards.std()]
+    )
     assert contents.rewards.counts.sum() == len(rewards) == contents.n_transitions
     arm, grip = contents.actions
     arms = np.concatenate([episode.rows["act/arm"][1:] for episode in dataset.list]).astype(np.float64)
@@ -81,10 +83,10 @@ def test_episodes_are_counted_by_how_they_begin_and_end() -> None:
     dataset = mixed()
     contents = read_contents(dataset)
     assert contents.lengths.tolist() == [episode.length for episode in dataset.list]
-    np.testing.assert_allclose(contents.returns, [episode.episode_return for episode in dataset.list], rtol=1e-9)
-    whole = [
-        episode.begins and (episode.is_terminated or episode.is_truncated) for episode in dataset.list
-    ]
+    np.testing.assert_allclose(
+        contents.returns, [episode.episode_return for episode in dataset.list], rtol=1e-9
+    )
+    whole = [episode.begins and (episode.is_terminated or episode.is_truncated) for episode in dataset.list]
     assert contents.is_whole.tolist() == whole
     assert contents.is_terminated.sum() == 6
     assert contents.n_rows == dataset.n_rows

@@ -53,7 +53,7 @@ OPAQUE = np.concatenate([IMAGE[3], np.full((20, 30, 1), 255, np.uint8)], axis=-1
         (IMAGE, IMAGE[3]),
         (FIRST, IMAGE[3]),
     ],
-    ids="HW HWC CHW HW1 1HW HW4 4HW kHW HWk kHWC kCHW".split(),
+    ids=["HW", "HWC", "CHW", "HW1", "1HW", "HW4", "4HW", "kHW", "HWk", "kHWC", "kCHW"],
 )
 def test_every_layout_is_shown(image: np.ndarray, shown: np.ndarray) -> None:
     assert image_leaves(schema_of({"eye": image}))
@@ -62,7 +62,12 @@ def test_every_layout_is_shown(image: np.ndarray, shown: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "leaf",
-    [np.zeros((84, 84)), np.zeros((7, 84), np.uint8), np.zeros((84, 84, 0), np.uint8), np.zeros(99, np.uint8)],
+    [
+        np.zeros((84, 84)),
+        np.zeros((7, 84), np.uint8),
+        np.zeros((84, 84, 0), np.uint8),
+        np.zeros(99, np.uint8),
+    ],
 )
 def test_what_is_no_image_is_left_out(leaf: np.ndarray) -> None:
     schema = schema_of({"eye": leaf})

@@ -91,7 +91,7 @@ def bad_rows(rows: Rows, checks: NDArray[np.uint64]) -> NDArray[np.int64]:
     step = max(1, BLOCK_BYTES // rows.dtype.itemsize)
     is_bad = np.ones(len(checks), np.bool_)
     for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+        part = slice(start, min(start + step, len(rows)))
         is_bad[part] = row_checks(rows[part]) != checks[part]
     return np.flatnonzero(is_bad)
 

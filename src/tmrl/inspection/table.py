@@ -37,7 +37,7 @@ def print_contents(console: Console, contents: Contents, facts: Facts) -> None:
         console.print()
         console.print(table)
     for sentence in contents.about.assumptions:
-        console.print(Text(f"note: {printable(sentence)}"), soft_wrap=True)
+        console.print(Text(f"\nnote: {printable(sentence)}"), soft_wrap=True)
 
 
 def title(contents: Contents, facts: Facts) -> str:

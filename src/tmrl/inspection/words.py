@@ -25,8 +25,9 @@ def number(value: float, digits: int = 4) -> str:
     size = abs(value)
     if size >= 1e9 or 0 < size < 1e-4:
         return f"{value:.3g}"
-    before_point = len(f"{size:.0f}") if size >= 1 else 1
-    text = f"{value:,.{max(0, digits - before_point)}f}"
+    if size < 1:
+        return f"{value:.{digits - 1}g}"
+    text = f"{value:,.{max(0, digits - len(f'{size:.0f}'))}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
