@@ -88,6 +88,15 @@ def test_whole_numbers_get_bins_of_their_own() -> None:
     assert histogram.counts.sum() == 6
 
 
+def test_numbers_clipped_at_an_edge_have_no_bin_beyond_it() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 1000).clip(-1, 1)
+    histogram = Histogram()
+    histogram.add(values)
+    shown = histogram.coarse(40)
+    assert (shown.low, shown.high) == (-1.0, 1.0)
+    np.testing.assert_array_equal(shown.counts, np.histogram(values, len(shown.counts), (-1, 1))[0])
+
+
 def test_a_histogram_of_nothing_is_empty() -> None:
     histogram = Histogram()
     histogram.add(np.array([np.nan, np.inf]))

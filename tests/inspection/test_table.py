@@ -135,8 +135,12 @@ def test_a_narrow_terminal_loses_no_rows(width: int) -> None:
         (0.00012345, "0.000123"),
         (1.5e-7, "1.5e-07"),
         (12345678, "12,345,678"),
-    ]
-    + [(2.5e12, "2.5e+12"), (float("nan"), "-"), (float("-inf"), "-inf"), (9.99999, "10"), (0.25, "0.25")],
+        (2.5e12, "2.5e+12"),
+        (float("nan"), "-"),
+        (float("-inf"), "-inf"),
+        (9.99999, "10"),
+        (0.25, "0.25"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text

@@ -81,7 +81,10 @@ def _action(action: Action) -> Figure | None:
         return None
     if len(histograms) == n:
         names = zip(histograms, action.labels, strict=True)
-        plots = [_bars(histogram, label, label, "") for histogram, label in names if len(histogram.counts)]
+        y_name = "transitions" if n == 1 else ""
+        plots = [
+            _bars(histogram, label, label, y_name) for histogram, label in names if len(histogram.counts)
+        ]
         caption = "Of all transitions." if n == 1 else "Of all transitions; each plot has its own scale."
         return Figure(f"Action: {name}", caption, tuple(plots))
     pooled = _bars(histograms[0], name, f"all {n:,} components", "values")

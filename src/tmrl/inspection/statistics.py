@@ -108,6 +108,7 @@ class Histogram:
         self.counts = np.zeros(0, np.int64)
         self.is_whole = True
         """Whether all numbers are integers."""
+        self._greatest = -math.inf
         self._first = 0
         self._exponent = 0
 
@@ -119,6 +120,7 @@ class Histogram:
             return
         self.is_whole = self.is_whole and bool((values == np.floor(values)).all())
         low, high = float(values.min()), float(values.max())
+        self._greatest = max(self._greatest, high)
         if len(self.counts):
             low, high = min(low, self.low), max(high, self.high - self.width)
         exponent = _exponent(low, high)
@@ -162,7 +164,11 @@ class Histogram:
         return (self._first + len(self.counts)) * self.width
 
     def coarse(self, n_bins: int) -> "Histogram":
-        """The same with at most so many bins, and none narrower than 1 if all numbers are integers."""
+        """The same with at most so many bins, and none narrower than 1 if all numbers are integers.
+
+        If the greatest number is the left edge of the last bin, it counts for the bin before, as in NumPy:
+        an action that is clipped at 1 then has no bin of its own beyond 1.
+        """
         histogram = Histogram()
         histogram.counts, histogram._first, histogram._exponent = self.counts, self._first, self._exponent
         histogram.is_whole = self.is_whole
@@ -170,6 +176,9 @@ class Histogram:
             histogram._coarsen(-self._exponent)
         while len(histogram.counts) > n_bins:
             histogram._coarsen(1)
+        counts = histogram.counts
+        if not self.is_whole and len(counts) > 1 and self._greatest == histogram.high - histogram.width:
+            histogram.counts = np.append(counts[:-2], counts[-2] + counts[-1])
         return histogram
 
 
