@@ -101,7 +101,6 @@ def inspect(path: tyro.conf.Positional[Path], html: Path | None = None) -> int:
     from tmrl.inspection.table import print_contents
 
     with _wrong_calls_told():
-        _check_path(path)
         if html is not None and not html.parent.is_dir():
             raise FileNotFoundError(f"--html must be a file in a folder that exists, got {html}")
     with _damage_told():
@@ -130,8 +129,6 @@ def verify(path: tyro.conf.Positional[Path]) -> int:
     """
     from tmrl.inspection.verdict import verify as verdict_of
 
-    with _wrong_calls_told():
-        _check_path(path)
     with _damage_told():
         dataset = _open_dataset(path)
         errors = Console(stderr=True)
@@ -182,15 +179,15 @@ def _check_import_name() -> None:
     )
 
 
-def _check_path(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"PATH must be a folder or a file of data, but {path} does not exist")
-
-
 def _open_dataset(path: Path) -> "Dataset":
     from tmrl.datasets import open_dataset
+    from tmrl.errors import DatasetError
 
-    return open_dataset(path)  # pyright: ignore[reportCallIssue]
+    try:
+        return open_dataset(path)  # pyright: ignore[reportCallIssue]
+    except DatasetError as error:
+        _tell(str(error))
+        sys.exit(FAILED if path.exists() else WRONG_CALL)
 
 
 @contextmanager
@@ -206,7 +203,7 @@ def _progress(n_rows: int) -> Generator[Callable[[int], object]]:
 
 @contextmanager
 def _damage_told() -> Generator[None]:
-    """Turns data that cannot be read into a message and exit code 1."""
+    """Turns data that turn out to be damaged into a message and exit code 1."""
     from tmrl.errors import DatasetError
 
     try:

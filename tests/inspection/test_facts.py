@@ -29,6 +29,7 @@ def test_a_memory_says_its_counts_and_ids(tmp_path: Path) -> None:
     total = facts.tally.total()
     assert (total.appended, total.evicted, total.gaps) == (24, 3, 6)
     assert facts.disk_bytes == sum(file.stat().st_size for file in (tmp_path / "mine").iterdir())
+    assert facts.changed_at is not None
     assert facts.changed_at.year >= 2024
     assert len(facts.arrivals()[0]) == 0
     assert np.isnan(facts.age_s(5))
@@ -54,6 +55,11 @@ def test_a_file_of_another_format_says_its_size(tmp_path: Path) -> None:
     file.write_bytes(b"12345")
     facts = read_facts(file)
     assert (facts.name, facts.disk_bytes, facts.capacity, facts.row_ids) == ("recorded.npz", 5, None, None)
+
+
+def test_an_id_says_nothing_of_files(tmp_path: Path) -> None:
+    facts = read_facts(Path("D4RL/door/human-v2"))
+    assert (facts.name, facts.disk_bytes, facts.changed_at) == ("D4RL/door/human-v2", 0, None)
 
 
 def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:

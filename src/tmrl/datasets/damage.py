@@ -1,6 +1,7 @@
 """Damage told to the row: which rows of a file are not the ones that were written."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,14 @@ def damage_of_segments(
         What is wrong, a sentence for each damaged file; nothing if all is well.
     """
     for segment in segments:
-        first, n = segment["first"], segment["stop"] - segment["first"]
-        checks: NDArray[np.uint64] | None = None
-        try:
-            links = read_array(folder, f"{segment['name']}.links.npy", link_dtype, n, segment["links_crc"])
-            checks = links["check"]
-        except DatasetError as error:
-            yield str(error)
-        yield from damage_of_rows(
-            folder, f"{segment['name']}.rows.npy", row_dtype, n, segment["rows_crc"], first, checks
-        )
+        name, first, n_rows = segment["name"], segment["first"], segment["stop"] - segment["first"]
+        links = folder, f"{name}.links.npy", link_dtype, n_rows, segment["links_crc"]
+        rows = folder, f"{name}.rows.npy", row_dtype, n_rows, segment["rows_crc"]
+        yield from damage_of_rows(*rows, first, partial(_checks_in, *links))
+
+
+def _checks_in(*links: Any) -> NDArray[np.uint64]:
+    return read_array(*links)["check"]
 
 
 def damage_of_rows(
@@ -52,7 +51,7 @@ def damage_of_rows(
     n_rows: int,
     checksum: int,
     first: int,
-    checks: NDArray[np.uint64] | None,
+    read_checks: Callable[[], NDArray[np.uint64]],
 ) -> Iterator[str]:
     """Reads the checksum of a file of rows, and those of its rows.
 
@@ -63,11 +62,16 @@ def damage_of_rows(
         n_rows: How many it must hold.
         checksum: Of the whole file.
         first: Number of its first row, for the message.
-        checks: `(n_rows,)` as `row_checks` made them; None if they are damaged themselves.
+        read_checks: Reads the `(n_rows,)` checksums that `row_checks` made, or raises a `DatasetError`.
 
     Yields:
-        What is wrong, in one sentence; nothing if all is well.
+        What is wrong, a sentence for each file; nothing if all is well.
     """
+    checks = None
+    try:
+        checks = read_checks()
+    except DatasetError as error:
+        yield str(error)
     try:
         rows = read_array(folder, name, row_dtype, n_rows, checksum)
         trouble = None

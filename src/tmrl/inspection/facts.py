@@ -19,9 +19,9 @@ class Facts:
     name: str
     """Of the file or folder."""
     disk_bytes: int
-    """Bytes of all its files."""
-    changed_at: datetime
-    """When it was written last."""
+    """Bytes of all its files; 0 if they lie elsewhere."""
+    changed_at: datetime | None
+    """When it was written last; None if its files lie elsewhere."""
     capacity: int | None = None
     """Most transitions that the memory holds; None if it is no memory."""
     row_ids: range | None = None
@@ -60,15 +60,17 @@ def read_facts(path: Path) -> Facts:
     """Reads what the files say beside their rows.
 
     Args:
-        path: A folder or a file.
+        path: A folder, a file, or the id of a dataset whose files lie elsewhere.
 
     Raises:
         DatasetError: There is a manifest, and it is damaged.
     """
+    if not path.exists():
+        return Facts(str(path), 0, None)
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    changed_at = max((file.stat().st_mtime for file in files), default=0.0)
+    changed_at = max((file.stat().st_mtime for file in files), default=None)
+    when = None if changed_at is None else datetime.fromtimestamp(changed_at, UTC)
     name, disk_bytes = path.resolve().name, sum(file.stat().st_size for file in files)
-    when = datetime.fromtimestamp(changed_at, UTC)
     if not (path / MANIFEST).is_file():
         return Facts(name, disk_bytes, when)
     document, _ = read_manifest(path)

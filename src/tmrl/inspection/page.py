@@ -51,9 +51,9 @@ def _header(contents: Contents, facts: Facts) -> str:
     parts = [
         about.kind,
         *([about.environment] if about.environment else []),
-        f"{size(facts.disk_bytes)} on disk",
+        *([f"{size(facts.disk_bytes)} on disk"] if facts.disk_bytes else []),
+        *([f"written {facts.changed_at:%Y-%m-%d %H:%M} UTC"] if facts.changed_at else []),
     ]
-    parts.append(f"written {facts.changed_at:%Y-%m-%d %H:%M} UTC")
     return f"<header><h1>{text(facts.name)}</h1><p>{text(' · '.join(parts))}</p></header>"
 
 

@@ -51,9 +51,10 @@ def summary(contents: Contents, facts: Facts) -> dict[str, str]:
     """The figures of the whole, by name."""
     row_bytes = contents.schema.row_dtype.itemsize
     capacity = f", room for {facts.capacity:,}" if facts.capacity is not None else ""
+    on_disk = f", {size(facts.disk_bytes)} on disk" if facts.disk_bytes else ""
     figures = {
         "rows": f"{contents.n_rows:,} of {size(row_bytes)} each",
-        "bytes": f"{size(contents.n_bytes)} of rows, {size(facts.disk_bytes)} on disk",
+        "bytes": f"{size(contents.n_bytes)} of rows{on_disk}",
         "transitions": f"{contents.n_transitions:,}{capacity}",
         "episodes": episodes(contents),
         "return": spread(Spread.of(contents.returns[contents.is_whole])),
