@@ -66,3 +66,13 @@ def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DatasetError, match=r"manifest.json is damaged"):
         read_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"memory": 3}, {"state": {"tally": 7}}, {"state": {"streams": [1]}}, {"oldest": 0, "segments": [{}]}],
+)
+def test_a_manifest_that_save_did_not_write_is_told(tmp_path: Path, body: dict[str, object]) -> None:
+    replace_manifest(tmp_path, body)
+    with pytest.raises(DatasetError, match=r"manifest.json must be what save writes, but: "):
+        read_facts(tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.datasets.files import MANIFEST, read_manifest
+from tmrl.errors import DatasetError
 from tmrl.memory.stats import Tally
 
 
@@ -74,7 +75,10 @@ def read_facts(path: Path) -> Facts:
     if not (path / MANIFEST).is_file():
         return Facts(name, disk_bytes, when)
     document, _ = read_manifest(path)
-    return Facts(name, disk_bytes, when, **_of_memory(document.get("memory", document)))
+    try:
+        return Facts(name, disk_bytes, when, **_of_memory(document.get("memory", document)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
 
 
 def _of_memory(body: dict[str, Any]) -> dict[str, Any]:
