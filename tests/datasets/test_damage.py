@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from makers import buffer_of, plain_episode
-from recorded import Listed, Saved, episode_of, schema_of
-from tmrl.datasets.damage import bad_rows
+from recorded import Listed, episode_of, schema_of
+from tmrl.datasets.damage import bad_rows, damage_of_segments
 from tmrl.datasets.dataset import Episode
-from tmrl.datasets.files import row_checks
+from tmrl.datasets.files import read_manifest, row_checks
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory
+from tmrl.memory.snapshot import LINK
+from tmrl.schema_json import schema_from_json
 
 
 @pytest.fixture
@@ -36,7 +38,9 @@ def flip(file: Path, place: int) -> None:
 
 
 def damage(folder: Path) -> list[str]:
-    return list(Saved(folder).damage())
+    body, _ = read_manifest(folder)
+    row_dtype = schema_from_json(body["schema"]).row_dtype
+    return list(damage_of_segments(folder, body["segments"], row_dtype, LINK))
 
 
 def test_a_sound_memory_has_no_damage(folder: Path) -> None:
