@@ -68,7 +68,7 @@ class Saved(Listed):
         document, _ = read_manifest(folder)
         self._folder, self._body = folder, memory_in(document)
         schema = schema_from_json(self._body["schema"])
-        super().__init__(schema, [], About("snapshot", "Pendulum-v1"))
+        super().__init__(schema, [], About("snapshot"))
         with suppress(DatasetError):
             self.list = self._episodes(schema)
 
