@@ -86,6 +86,8 @@ def after(statement: str, watch: bool = False) -> dict[str, object]:
         "import tmrl.schema",
         "import tmrl.integrity",
         "import tmrl.datasets",
+        "import tmrl.datasets.damage",
+        "import tmrl.inspection.contents",
         "import tmrl.memory.ring",
         "import tmrl.memory.streams",
         "import tmrl.memory.anchors",

@@ -1,15 +1,16 @@
-"""The command line: `tmrl train`, `tmrl eval`. Thin: the work is done in `tmrl.runs`; nobody imports it.
+"""The command line: `tmrl train`, `eval`, `inspect` and `verify`; nobody imports it.
 
-Exit codes: 0 done, 1 the target was not reached, 2 a wrong call, 130 interrupted. A wrong call is told in a
-short message with the remedy. Heavy libraries are loaded by the command that needs them.
+It is thin: the work is done in `tmrl.runs` and `tmrl.inspection`. Exit codes: 0 done, 1 the target was not
+reached, or the data cannot be read, 2 a wrong call, 130 interrupted. A wrong call is told in a short message
+with the remedy. Heavy libraries are loaded by the command that needs them.
 """
 
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 from rich.console import Console
@@ -17,6 +18,10 @@ from rich.console import Console
 from tmrl import __version__
 from tmrl.runs.settings import TrainSettings
 
+if TYPE_CHECKING:
+    from tmrl.datasets.dataset import Dataset
+
+FAILED = 1
 WRONG_CALL = 2
 INTERRUPTED = 130
 
@@ -59,7 +64,7 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
         f"the mean test return must be at least {settings.target:g}, got {outcome.mean:.1f}; "
         "train longer with --steps, or give another --seed or --target-return"
     )
-    return 1
+    return FAILED
 
 
 def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0) -> int:
@@ -95,6 +100,58 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
     return 0
 
 
+def inspect(path: tyro.conf.Positional[Path], html: Path | None = None) -> int:
+    """Show what is in a memory, a checkpoint or a dataset.
+
+    Args:
+        path: Folder or file of the data.
+        html: File to write a page with plots and film strips to.
+    """
+    from tmrl.inspection.contents import read_contents
+    from tmrl.inspection.facts import read_facts
+    from tmrl.inspection.table import print_contents
+
+    with _wrong_calls_told():
+        if html is not None and not html.parent.is_dir():
+            raise FileNotFoundError(f"--html must be a file in a folder that exists, got {html}")
+    with _damage_told():
+        dataset, facts = _open_dataset(path), read_facts(path)
+        with _progress(dataset.n_rows) as on_rows:
+            contents = read_contents(dataset, on_rows)
+        console = Console()
+        print_contents(console, contents, facts)
+        if html is not None:
+            from tmrl.inspection.film import strips
+            from tmrl.inspection.page import page
+            from tmrl.inspection.words import size
+
+            n_bytes = html.write_bytes(page(contents, facts, strips(dataset)).encode())
+            console.print(
+                f"\nthe page is {html}, {size(n_bytes)}", soft_wrap=True, highlight=False, markup=False
+            )
+    return 0
+
+
+def verify(path: tyro.conf.Positional[Path]) -> int:
+    """Compare every checksum of a memory, a checkpoint or a dataset with its bytes.
+
+    Args:
+        path: Folder or file of the data.
+    """
+    from tmrl.inspection.verdict import verify as verdict_of
+
+    with _damage_told():
+        dataset = _open_dataset(path)
+        errors = Console(stderr=True)
+        with errors.status("reading every checksum") if errors.is_terminal else nullcontext():
+            verdict = verdict_of(dataset)
+        if not verdict.is_sound:
+            _tell(str(verdict))
+            return FAILED
+    Console().print(str(verdict), soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits with its code.
 
@@ -120,7 +177,7 @@ def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
         return _train(settings, defaults)
 
     return tyro.extras.subcommand_cli_from_dict(
-        {"train": train, "eval": evaluate},
+        {"train": train, "eval": evaluate, "inspect": inspect, "verify": verify},
         prog="tmrl",
         description="Replay memory for reinforcement learning. `tmrl --version` prints the version.",
         args=arguments or ["--help"],
@@ -151,6 +208,40 @@ def _check_import_name() -> None:
         f"the distribution tmrl {other} is installed beside tmrl-memory, and both are imported as `tmrl`; "
         "remedy: pip uninstall --yes tmrl && pip install --force-reinstall --no-deps tmrl-memory"
     )
+
+
+def _open_dataset(path: Path) -> "Dataset":
+    from tmrl.datasets import open_dataset
+    from tmrl.errors import DatasetError
+
+    try:
+        return open_dataset(path)  # pyright: ignore[reportCallIssue]
+    except DatasetError as error:
+        _tell(str(error))
+        sys.exit(FAILED if path.exists() else WRONG_CALL)
+
+
+@contextmanager
+def _progress(n_rows: int) -> Generator[Callable[[int], object]]:
+    """A bar on the terminal while rows are read; nothing elsewhere."""
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=n_rows)
+        yield lambda n: progress.advance(task, n)
+
+
+@contextmanager
+def _damage_told() -> Generator[None]:
+    """Turns data that turn out to be damaged into a message and exit code 1."""
+    from tmrl.errors import DatasetError
+
+    try:
+        yield
+    except DatasetError as error:
+        _tell(str(error))
+        sys.exit(FAILED)
 
 
 @contextmanager

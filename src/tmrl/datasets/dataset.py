@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.errors import DatasetError
 from tmrl.schema import Rows, Schema
 
 
@@ -25,9 +27,11 @@ class Episode:
     worker: str
     """Who collected them."""
     source: str
-    """Label of where they come from."""
+    """Label of where they come from; of the first rows, if `changes` says so."""
     begins: bool = True
     """Whether the first row is a reset; False if what came before it is not known."""
+    changes: tuple[tuple[int, str], ...] = ()
+    """Rows from which on another label holds, in their order: a human may intervene within an episode."""
 
     @property
     def length(self) -> int:
@@ -48,6 +52,12 @@ class Episode:
     def is_truncated(self) -> bool:
         """Whether the last sample cut the episode short."""
         return bool(self.rows["truncated"][-1])
+
+    def parts(self) -> Iterator[tuple[int, int, str]]:
+        """Where the rows of one label begin and end, and the label."""
+        marks = [(0, self.source), *self.changes, (len(self.rows), "")]
+        for (start, source), (stop, _) in pairwise(marks):
+            yield start, stop, source
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,21 @@ class Dataset(ABC):
         """Reads the episodes from `first` on, one at a time, oldest first."""
         for index in range(first, len(self)):
             yield self.episode(index)
+
+    def damage(self) -> Iterator[str]:
+        """Reads everything, and yields what is wrong, one sentence each; nothing if all is well.
+
+        Here by reading every episode; a reader of files with a checksum for each row names the first bad one.
+        """
+        told: set[str] = set()
+        for index in range(len(self)):
+            try:
+                self.episode(index)
+            except DatasetError as error:
+                # Episodes of one file share its damage.
+                if str(error) not in told:
+                    told.add(str(error))
+                    yield str(error)
 
     def __len__(self) -> int:
         """Number of episodes."""
