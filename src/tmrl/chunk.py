@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.packing import Packer, refuse
-from tmrl.schema import Rows, take_rows
+from tmrl.rows import Rows, take_rows
 
 
 class Stream(NamedTuple):

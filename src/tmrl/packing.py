@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from tmrl.errors import BadSampleError, IntegrityError
 from tmrl.integrity import crc_record
 from tmrl.nest import as_array
-from tmrl.schema import Branch, Leaf, Nest, Rows, Schema, branch_of
+from tmrl.rows import Rows
+from tmrl.schema import Branch, Leaf, Nest, Schema, branch_of
 from tmrl.transition import SAMPLE_FIELDS
 
 Column = Sequence[Any]

@@ -16,25 +16,10 @@ from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from optree import PyTreeSpec
 
 from tmrl.errors import SchemaError
 from tmrl.nest import as_array, flatten, leaf_names, unflatten
-
-Rows = NDArray[np.void]
-"""One-dimensional array of a schema's row dtype."""
-
-
-def record_dtype(row_dtype: np.dtype[np.void]) -> np.dtype[np.void]:
-    """Rows as opaque records, which NumPy copies whole, padding included, instead of field by field."""
-    return np.dtype((np.void, row_dtype.itemsize))
-
-
-def take_rows(rows: Rows, places: NDArray[Any]) -> Rows:
-    """Copies rows from places, `(n,)` integers or `(len(rows),)` bools, with every byte of each."""
-    return rows.view(record_dtype(rows.dtype))[places].view(rows.dtype)
-
 
 _CHARS = "?bBhHiIlLqQefdFD"
 """Of the dtypes that mean the same on every platform, which `longdouble` does not."""

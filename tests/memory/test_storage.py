@@ -13,10 +13,10 @@ import pytest
 
 from makers import buffer_of, plain_episode, stamped
 from nests import is_identical
-from tmrl.datasets import files
+from tmrl.datasets import files, row_file
+from tmrl.datasets.row_file import LINK, RowFile
 from tmrl.errors import BadSampleError, DatasetError, SchemaError, StorageError, TmrlError
-from tmrl.memory import ReplayMemory, row_file, storage
-from tmrl.memory.row_file import LINK, RowFile
+from tmrl.memory import ReplayMemory, storage
 from tmrl.transition import Sample, Stamp
 
 CAPACITY = 40

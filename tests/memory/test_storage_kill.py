@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from tmrl.datasets import files
-from tmrl.memory import ReplayMemory, ring, row_file, snapshot, storage, store
+from tmrl.datasets import row_file
+from tmrl.memory import ReplayMemory, ring, snapshot, storage, store
 from tmrl.networking import Buffer
 from tmrl.transition import Sample, Stamp
 

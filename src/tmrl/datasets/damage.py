@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tmrl.datasets.files import read_array, row_checks
 from tmrl.errors import DatasetError
-from tmrl.schema import Rows
+from tmrl.rows import Rows
 
 BLOCK_BYTES = 1 << 24
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.errors import DatasetError
-from tmrl.schema import Rows, Schema
+from tmrl.rows import Rows
+from tmrl.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from tmrl.errors import DatasetError
-from tmrl.schema import Rows
+from tmrl.rows import Rows
 
 VERSION = 1
 """Of the manifests written here; those of a greater one are refused."""

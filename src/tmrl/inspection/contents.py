@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.inspection.statistics import Extent, Histogram, Pooled
 from tmrl.memory.ring import record_dtype
-from tmrl.schema import Leaf, Rows, Schema
+from tmrl.rows import Rows
+from tmrl.schema import Leaf, Schema
 
 BLOCK_BYTES = 1 << 23
 BLOCK_EPISODES = 4096

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from tmrl.memory.ring import Ring
-from tmrl.schema import Leaf, Schema, record_dtype
+from tmrl.rows import record_dtype
+from tmrl.schema import Leaf, Schema
 
 ROWS_PER_WINDOW = 2
 

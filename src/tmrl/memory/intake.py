@@ -4,14 +4,17 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tmrl.chunk import Chunk, Stream, chunks_of
 from tmrl.packing import Packer, check_lengths, is_reset
-from tmrl.schema import Nest, Rows, Schema, example_from_space, infer_info
+from tmrl.schema import Nest, Schema, example_from_space, infer_info
 from tmrl.schema_json import nest_from_json, nest_to_json
+
+if TYPE_CHECKING:
+    from tmrl.rows import Rows
 
 MAX_WAITING = 1000
 

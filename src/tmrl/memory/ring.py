@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tmrl.schema import Rows, record_dtype
+from tmrl.rows import Rows, put, record_dtype
 
 COLUMN_BYTES = 8
 """Bytes of the two columns beside a row in RAM."""
@@ -101,11 +101,3 @@ class Ring:
     def held_slots(self) -> NDArray[np.int64]:
         """Slots of the rows held, oldest first."""
         return np.arange(self.oldest, self.next) % self.n_rows
-
-
-def put(column: NDArray[Any], slot: int, values: NDArray[Any]) -> None:
-    """Writes values from `slot` on, going on at the start where the column ends."""
-    fits = len(column) - slot
-    column[slot : slot + len(values)] = values[:fits]
-    if len(values) > fits:
-        column[: len(values) - fits] = values[fits:]

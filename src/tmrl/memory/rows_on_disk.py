@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tmrl.datasets.row_file import RowFile
 from tmrl.errors import DatasetError
 from tmrl.memory import snapshot, storage
-from tmrl.memory.row_file import RowFile
 from tmrl.memory.snapshot import read_segments
 
 

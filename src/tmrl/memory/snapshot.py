@@ -28,7 +28,7 @@ from tmrl.datasets.files import (
     write_array,
 )
 from tmrl.errors import DatasetError
-from tmrl.schema import Rows
+from tmrl.rows import Rows
 
 KIND = "snapshot"
 SEGMENTS_WHEN_FULL = 32

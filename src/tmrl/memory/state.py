@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.datasets.row_file import LINK
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.intake import Intake
 from tmrl.memory.ring import COLUMN_BYTES
-from tmrl.memory.row_file import LINK
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
@@ -26,7 +26,8 @@ from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage, ring_info
 from tmrl.memory.store import Store
 from tmrl.packing import worker_of
-from tmrl.schema import Rows, Schema
+from tmrl.rows import Rows
+from tmrl.schema import Schema
 from tmrl.schema_json import schema_from_json, schema_to_json
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
+from tmrl.datasets.row_file import RowFile, RowFileInfo, info_from_json
 from tmrl.errors import DatasetError, StorageError
-from tmrl.memory.row_file import RowFile, RowFileInfo, info_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
+from tmrl.datasets.row_file import Loss, RowFile, RowFileInfo, links_of, plain_links
 from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.ring import Ring
-from tmrl.memory.row_file import Loss, RowFile, RowFileInfo, links_of, plain_links
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
-from tmrl.schema import Rows, Schema
+from tmrl.rows import Rows
+from tmrl.schema import Schema
 
 COPIED_AT_ONCE = 1 << 26
 """Bytes of rows that a resize copies at a time."""

@@ -12,10 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.chunk import PLAIN, Chunk, Stream
-from tmrl.schema import Rows
-
-START = 0
-GAP = -1
+from tmrl.rows import GAP, START, Rows
 
 
 @dataclass(slots=True)

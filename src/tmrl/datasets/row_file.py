@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 from tmrl.chunk import Chunk
 from tmrl.datasets.files import row_checks
 from tmrl.errors import DatasetError, StorageError
-from tmrl.memory.ring import put
-from tmrl.memory.streams import GAP
-from tmrl.schema import Rows, take_rows
+from tmrl.rows import GAP, Rows, put, take_rows
 
 LINK = np.dtype(
     [
