@@ -28,7 +28,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 28
 
-_SUFFIXES = (".rows.npy", ".links.npy", ".tmp")
+_SUFFIXES = (".rows.npy", ".links.npy", ".checks.npy", ".tmp")
 
 
 def row_checks(rows: Rows) -> NDArray[np.uint64]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
 from tmrl.datasets.files import read_manifest
+from tmrl.datasets.segments import memory_in, read_segments
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
@@ -26,7 +27,7 @@ from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
 from tmrl.memory.samplers import Uniform
-from tmrl.memory.snapshot import memory_in, read_segments, write_snapshot
+from tmrl.memory.snapshot import write_snapshot
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, Tally, percentile
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
