@@ -1,4 +1,4 @@
-"""Named columns, one array a leaf with one entry a sample, as rows: checked, and cast only where a row must be."""
+"""Named columns, an array a leaf with an entry a sample, as rows: checked, and cast only where need be."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,7 +27,9 @@ def n_samples(columns: Columns, names: Iterable[str]) -> int:
     lengths: dict[str, int] = {}
     for name in names:
         if name not in columns:
-            raise DatasetError(f"it must hold {name!r}, but holds only {', '.join(sorted(columns)) or 'nothing'}")
+            raise DatasetError(
+                f"it must hold {name!r}, but holds only {', '.join(sorted(columns)) or 'nothing'}"
+            )
         if columns[name].ndim == 0:
             raise DatasetError(f"{name} must have one entry a sample, found a single one")
         lengths[name] = len(columns[name])
@@ -67,7 +69,9 @@ def nest_of_columns(root: str, columns: Columns) -> Nest:
     for name in names:
         *branches, last = [root, *name.split("/")[1 + root.count("/") :]]
         if len(branches) > MAX_DEPTH:
-            raise DatasetError(f"a nest must be at most {MAX_DEPTH} deep, but a name has {len(branches)} parts")
+            raise DatasetError(
+                f"a nest must be at most {MAX_DEPTH} deep, but a name has {len(branches)} parts"
+            )
         node = tree
         for branch in branches:
             node = node.setdefault(branch, {})
@@ -92,7 +96,9 @@ def _example(name: str, column: NDArray[Any]) -> NDArray[Any]:
     for length in column.shape[1:]:
         n_bytes *= length
     if column.ndim == 0 or n_bytes > MAX_LEAF_BYTES:
-        raise DatasetError(f"{name} must have one entry of sensible size a sample, found shape {column.shape}")
+        raise DatasetError(
+            f"{name} must have one entry of sensible size a sample, found shape {column.shape}"
+        )
     return np.broadcast_to(np.zeros((), column.dtype), column.shape[1:])
 
 
@@ -117,7 +123,8 @@ def put_leaf(rows: Rows, leaf: Leaf, column: NDArray[Any]) -> None:
     expected = (len(rows), *leaf.shape)
     if column.dtype != leaf.dtype or column.shape != expected:
         raise DatasetError(
-            f"{leaf.name} must be {leaf.dtype_name} of shape {expected}, found {column.dtype} of {column.shape}"
+            f"{leaf.name} must be {leaf.dtype_name} of shape {expected}, found {column.dtype} of "
+            f"{column.shape}"
         )
     rows[leaf.name] = column
 
@@ -128,9 +135,13 @@ def flags_of(name: str, column: NDArray[Any]) -> NDArray[np.bool_]:
     Raises:
         DatasetError: One is neither 0 nor 1.
     """
-    is_flag = column.dtype == np.bool_ or (column.dtype.kind in "iuf" and bool(((column == 0) | (column == 1)).all()))
+    is_flag = column.dtype == np.bool_ or (
+        column.dtype.kind in "iuf" and bool(((column == 0) | (column == 1)).all())
+    )
     if column.ndim != 1 or not is_flag:
-        raise DatasetError(f"{name} must hold True or False, one a sample, found {column.dtype} of {column.shape}")
+        raise DatasetError(
+            f"{name} must hold True or False, one a sample, found {column.dtype} of {column.shape}"
+        )
     return column.astype(np.bool_)
 
 

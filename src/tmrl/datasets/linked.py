@@ -94,12 +94,17 @@ def chains(back: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64
         if (further == root).all():
             break
         root = further
-    return np.argsort(root, kind="stable"), np.append(np.flatnonzero(np.diff(np.sort(root), prepend=-1)), len(back))
+    return np.argsort(root, kind="stable"), np.append(
+        np.flatnonzero(np.diff(np.sort(root), prepend=-1)), len(back)
+    )
 
 
 def is_snapshot(path: Path) -> bool:
     """Whether a folder holds a memory that was saved, alone or within a larger document."""
-    return (path / MANIFEST).is_file() and memory_in(read_manifest(path)[0]).get("kind") == KIND
+    if not (path / MANIFEST).is_file():
+        return False
+    body = memory_in(read_manifest(path)[0])
+    return body.get("kind") == KIND
 
 
 def open_snapshot(path: Path) -> LinkedRows:
@@ -110,12 +115,12 @@ def open_snapshot(path: Path) -> LinkedRows:
     """
     body = memory_in(read_manifest(path)[0])
     nothing = Nest.infer("obs", ())
-    firsts: list[int] = []
-    parts: list[tuple[Rows, NDArray[np.int32], NDArray[np.int32]]] = []
+    rows: list[Rows] = []
+    back, origin = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
 
-    def put(first_id: int, *part: Any) -> None:
-        firsts.append(first_id)
-        parts.append(part)  # pyright: ignore[reportArgumentType]
+    def put(_: int, *part: Any) -> None:
+        for column, values in zip((rows, back, origin), part, strict=True):
+            column.append(values)
 
     try:
         schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
@@ -125,9 +130,8 @@ def open_snapshot(path: Path) -> LinkedRows:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
-    back, origin = (np.concatenate([np.empty(0, np.int32), *(part[i] for part in parts)]) for i in (1, 2))
-    about = About("snapshot")
-    return LinkedRows(schema, about, back, origin, origins, _taker(schema, [part[0] for part in parts]))
+    about, take = About("snapshot"), _taker(schema, rows)
+    return LinkedRows(schema, about, np.concatenate(back), np.concatenate(origin), origins, take)
 
 
 def _taker(schema: Schema, parts: Sequence[Rows]) -> Callable[[NDArray[np.int64]], Rows]:

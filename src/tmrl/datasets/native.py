@@ -97,14 +97,18 @@ class Index:
             origins = [(str(worker), str(source)) for worker, source in body["origins"]]
             episodes = body["episodes"]
             gaps = set(episodes["gaps"])
-            changes = {i: tuple((int(row), str(label)) for row, label in marks) for i, marks in episodes["changes"]}
+            changes = {
+                i: tuple((int(row), str(label)) for row, label in marks) for i, marks in episodes["changes"]
+            }
             counts = zip(episodes["rows"], episodes["origin"], strict=True)
             index.entries = [
-                Entry(n_rows, *origins[origin], i not in gaps, changes.get(i, ()))
+                Entry(n_rows, origins[origin][0], origins[origin][1], i not in gaps, changes.get(i, ()))
                 for i, (n_rows, origin) in enumerate(counts)
             ]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DatasetError(f"its list of episodes must be what this package writes, but: {error!r}") from error
+            raise DatasetError(
+                f"its list of episodes must be what this package writes, but: {error!r}"
+            ) from error
         index.check()
         return index
 
@@ -119,7 +123,11 @@ class Index:
         if not all(type(n_rows) is int and n_rows > 0 for n_rows in episodes + segments):
             raise DatasetError("it contradicts itself: an episode, or a file, must have at least 1 row")
         total = sum(episodes)
-        if total > MAX_ROWS or total != sum(segments) or not {*accumulate(episodes)} >= {*accumulate(segments)}:
+        if (
+            total > MAX_ROWS
+            or total != sum(segments)
+            or not {*accumulate(episodes)} >= {*accumulate(segments)}
+        ):
             raise DatasetError("it contradicts itself: its episodes do not fill its files")
         for entry in self.entries:
             rows = [0, *(row for row, _ in entry.changes), entry.n_rows]
@@ -251,9 +259,13 @@ class DatasetWriter:
         if not self._is_open:
             raise ValueError(f"the writer of {self.folder} must be open, but it was closed; make another one")
         if rows.dtype != self.schema.row_dtype or not len(rows):
-            raise ValueError(f"an episode must be at least 1 row of {self.schema}, got {rows.shape} of {rows.dtype}")
+            raise ValueError(
+                f"an episode must be at least 1 row of {self.schema}, got {rows.shape} of {rows.dtype}"
+            )
         if (rows["terminated"][:-1] | rows["truncated"][:-1]).any():
-            raise ValueError("an episode must end with the first row that is terminated or truncated; cut it there")
+            raise ValueError(
+                "an episode must end with the first row that is terminated or truncated; cut it there"
+            )
         # Until all of it is done: after an exception, the index may say more than the files hold.
         self._is_open = False
         self._waiting.append(rows if self.durable else rows.copy())
@@ -277,7 +289,8 @@ class DatasetWriter:
             self._name_all()
 
     def _write_segment(self) -> None:
-        rows: Rows = np.concatenate(self._waiting)
+        # The dtype by name: NumPy's own choice has no padding.
+        rows = np.concatenate(self._waiting, dtype=self.schema.row_dtype)
         self._waiting = []
         name = f"{len(self._index.segments):08d}-{secrets.token_hex(4)}"
         rows_crc = write_array(self.folder / f"{name}.rows.npy", rows)
@@ -288,7 +301,9 @@ class DatasetWriter:
         """Names all segments in the manifest."""
         is_there = (self.folder / MANIFEST).exists()
         if (read_manifest(self.folder)[1] if is_there else None) != self._known:
-            raise DatasetError(f"{self.folder} was written to by somebody else meanwhile; one writer at a time")
+            raise DatasetError(
+                f"{self.folder} was written to by somebody else meanwhile; one writer at a time"
+            )
         body = {"kind": KIND, "schema": schema_to_json(self.schema), "environment": self._environment}
         self._known = replace_manifest(self.folder, body | self._index.to_json())
         self._named = {segment.name for segment in self._index.segments}
@@ -317,7 +332,9 @@ def check_is_free(folder: Path, append: bool = False) -> None:
     if not (folder / MANIFEST).exists():
         require_ours(folder)
     elif not append:
-        raise DatasetError(f"{folder} holds a {read_manifest(folder)[0].get('kind')} already; choose another folder")
+        raise DatasetError(
+            f"{folder} holds a {read_manifest(folder)[0].get('kind')} already; choose another folder"
+        )
 
 
 def is_native(path: Path) -> bool:

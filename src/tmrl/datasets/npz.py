@@ -117,8 +117,8 @@ class _Samples:
             starts[1:] |= changes
         elif "truncated" not in self.columns and "reset" not in self.columns:
             raise DatasetError(
-                "it must hold truncated, episode or reset: without them nobody knows where episodes were cut, "
-                "and transitions would be made up"
+                "it must hold truncated, episode or reset: without them nobody knows where episodes were "
+                "cut, and transitions would be made up"
             )
         if "reset" not in self.columns:
             self.remarks.append("there is no reset: the first sample of each episode was taken for its reset")
@@ -130,7 +130,9 @@ class _Samples:
     def text(self, name: str, default: str, n: int) -> NDArray[np.str_]:
         column = self.columns.get(name, np.array(default))
         if column.dtype.kind != "U" or column.shape not in {(), (n,)}:
-            raise DatasetError(f"{name} must be text, one or one a sample, found {column.dtype} of {column.shape}")
+            raise DatasetError(
+                f"{name} must be text, one or one a sample, found {column.dtype} of {column.shape}"
+            )
         return np.broadcast_to(column, n)
 
     def json(self, name: str) -> Any:
@@ -189,7 +191,9 @@ def _write(dataset: Dataset, writer: NpzWriter, waiting: Path) -> None:
     writer.write("episode", np.repeat(np.arange(len(dataset)), counts))
     writer.write("reset", resets)
     writer.write("worker", _text(workers, counts))
-    writer.write("source", _text([source for _, source in parts], np.array([length for length, _ in parts], np.int64)))
+    writer.write(
+        "source", _text([source for _, source in parts], np.array([length for length, _ in parts], np.int64))
+    )
     writer.write("schema", np.array(json.dumps(schema_to_json(schema))))
     writer.write("environment", np.array(json.dumps(environment_to_json(dataset.about))))
 

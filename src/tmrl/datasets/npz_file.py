@@ -8,7 +8,7 @@ to the byte, and all entries together must be no larger than a multiple of the f
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -76,10 +76,18 @@ class NpzFile:
         self._zip.close()
 
     @contextmanager
-    def _told(self, name: str = "") -> Iterator[None]:
+    def _told(self, name: str = "") -> Generator[None]:
         try:
             yield
-        except (BadZipFile, ValueError, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+        except (
+            BadZipFile,
+            ValueError,
+            EOFError,
+            zlib.error,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+        ) as error:
             what = f"the array {name!r} of {self.file}" if name else str(self.file)
             raise DatasetError(f"{what} cannot be read: {error}; write it anew with numpy.savez") from error
 
@@ -94,7 +102,9 @@ def _read(stream: IO[bytes], entry: ZipInfo) -> NDArray[Any]:
     header = stream.read(min(length, _MAX_HEADER + 1)).decode("latin1")
     found = _HEADER.fullmatch(header)
     if found is None or length > _MAX_HEADER:
-        raise ValueError(f"it must be an array of numbers or text, but its header says {header.strip()[:200]!r}")
+        raise ValueError(
+            f"it must be an array of numbers or text, but its header says {header.strip()[:200]!r}"
+        )
     dtype = np.dtype(found[1])
     shape = tuple(int(length) for length in found[3].replace(",", " ").split())
     n_bytes = dtype.itemsize * math.prod(shape)
@@ -118,7 +128,7 @@ class NpzWriter:
         self._zip = ZipFile(stream, "w")
 
     @contextmanager
-    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[IO[bytes]]:
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Generator[IO[bytes]]:
         """Opens an array, whose bytes are then to be written in C order."""
         with self._zip.open(ZipInfo(name + _SUFFIX), "w", force_zip64=True) as stream:
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}

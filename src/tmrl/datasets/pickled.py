@@ -1,4 +1,4 @@
-"""A folder with the documented `data.pkl`, as a dataset: the columns act, obs, rew, terminated, truncated, info."""
+"""The documented `data.pkl` as a dataset: the columns act, obs, rew, terminated, truncated, info."""
 
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,13 @@ def _schema(samples: list[tuple[Any, ...]]) -> tuple[Schema, dict[str, str]]:
             left_out[key] = "not every step has it"
         else:
             try:
-                nest = Nest.infer(info_name(key), next(sample[5][key] for sample in samples if key in sample[5]))
+                nest = Nest.infer(
+                    info_name(key), next(sample[5][key] for sample in samples if key in sample[5])
+                )
                 only = Schema(Nest.infer("obs", ()), Nest.infer("act", ()), {key: nest})
-                Packer(only, ()).pack([(None, (), 0.0, False, False, sample[5]) for sample in samples if key in sample[5]])
+                Packer(only, ()).pack(
+                    [(None, (), 0.0, False, False, sample[5]) for sample in samples if key in sample[5]]
+                )
             except TmrlError as error:
                 left_out[key] = str(error).split(";", maxsplit=1)[0]
             else:

@@ -27,7 +27,9 @@ def schema_of(samples: Sequence[Any], info_keys: Collection[str]) -> Schema:
     for key in info_keys:
         found = [info[key] for info in infos if key in info]
         if not found:
-            raise SchemaError(f"info_keys must name entries of the info of each step, but no sample has {key!r}")
+            raise SchemaError(
+                f"info_keys must name entries of the info of each step, but no sample has {key!r}"
+            )
         nests[key] = Nest.infer(info_name(key), found[0])
     with_crc = any("crc" in info for info in infos)
     return Schema(Nest.infer("obs", samples[0][1]), Nest.infer("act", act), nests, with_crc)
@@ -35,7 +37,8 @@ def schema_of(samples: Sequence[Any], info_keys: Collection[str]) -> Schema:
 
 def episodes_of(chunks: Sequence[Chunk]) -> list[Episode]:
     """Cuts chunks of one stream, which follow each other, into episodes."""
-    rows = np.concatenate([chunk.rows for chunk in chunks])
+    # The dtype by name: NumPy's own choice has no padding.
+    rows = np.concatenate([chunk.rows for chunk in chunks], dtype=chunks[0].rows.dtype)
     begins = np.concatenate([chunk.starts for chunk in chunks])
     numbers = np.concatenate([chunk.episodes for chunk in chunks])
     sources = np.concatenate([np.full(len(chunk.rows), chunk.source) for chunk in chunks])

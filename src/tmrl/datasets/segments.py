@@ -59,8 +59,15 @@ def read_segments(
 
 
 def memory_in(document: dict[str, Any]) -> dict[str, Any]:
-    """The memory's part of a manifest, which may be all of it."""
-    return document.get("memory", document)
+    """The memory's part of a manifest, which may be all of it.
+
+    Raises:
+        DatasetError: It is no such part.
+    """
+    memory: Any = document.get("memory", document)
+    if not isinstance(memory, dict):
+        raise DatasetError(f"the memory of a manifest must be a JSON object, got {memory!r}")
+    return memory  # pyright: ignore[reportUnknownVariableType]
 
 
 def segment_of(fields: dict[str, Any]) -> Segment:

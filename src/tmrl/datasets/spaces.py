@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_ELEMENTS = 1 << 24
 
+
 def environment_to_json(about: "About") -> dict[str, Any]:
     """The environment of a dataset and its spaces, as what `json.dumps` takes."""
     obs, act = about.observation_space, about.action_space
@@ -69,8 +70,8 @@ def space_to_json(space: Any) -> dict[str, Any]:
             return {"Tuple": [space_to_json(part) for part in space.spaces]}
         case _:
             raise DatasetError(
-                f"a space must be made of Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple, got {space}; "
-                "leave it out: the rows say what they look like without it"
+                "a space must be made of Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple, got "
+                f"{space}; leave it out: the rows say what they look like without it"
             )
 
 

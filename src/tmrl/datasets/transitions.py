@@ -15,7 +15,15 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from tmrl.datasets.columns import Columns, flags_of, is_under, n_samples, nest_of_columns, put_leaf, rewards_of
+from tmrl.datasets.columns import (
+    Columns,
+    flags_of,
+    is_under,
+    n_samples,
+    nest_of_columns,
+    put_leaf,
+    rewards_of,
+)
 from tmrl.datasets.dataset import About, EpisodeList, cut
 from tmrl.errors import DatasetError
 from tmrl.schema import Schema
@@ -46,11 +54,13 @@ def episodes_of_transitions(given: Columns, worker: str) -> EpisodeList:
     columns = {_renamed(name): column for name, column in given.items() if name.split("/")[0] in _NAMES}
     remarks = [f"{name} was left out" for name in given if name.split("/")[0] not in _NAMES]
     schema = Schema(nest_of_columns("obs", columns), nest_of_columns("act", columns))
-    n = n_samples(columns, [*(leaf.name for leaf in (*schema.obs.leaves, *schema.act.leaves)), "rew", "terminated"])
+    n = n_samples(
+        columns, [*(leaf.name for leaf in (*schema.obs.leaves, *schema.act.leaves)), "rew", "terminated"]
+    )
     flags = {name: flags_of(name, columns[name]) for name in ("terminated", "truncated") if name in columns}
     has_next = any(is_under(name, "next") for name in columns)
     is_last = _last(columns, flags, schema, has_next, remarks)
-    is_first = np.append(True, is_last[:-1])[:n]  # noqa: FBT003
+    is_first = np.append(True, is_last[:-1])[:n]
 
     # A row for each reset, before the first transition of its episode, and one for each transition.
     places = np.arange(n) + np.cumsum(is_first)
@@ -70,8 +80,8 @@ def episodes_of_transitions(given: Columns, worker: str) -> EpisodeList:
         rows[name][places] = flag
     if not has_next:
         remarks.append(
-            "the last transition of each episode was left out, because there are no next_observations and its "
-            "final observation is not known"
+            "the last transition of each episode was left out: there are no next_observations, so its final "
+            "observation is not known"
         )
         kept = np.ones(len(rows), np.bool_)
         kept[places[is_last]] = False
@@ -97,8 +107,8 @@ def _last(
     if "truncated" not in flags:
         if not (has_next or "episode" in columns):
             raise DatasetError(
-                "it must hold timeouts, next_observations or episode: without them nobody knows where episodes "
-                "were cut, and transitions would be made up"
+                "it must hold timeouts, next_observations or episode: without them nobody knows where "
+                "episodes were cut, and transitions would be made up"
             )
         remarks.append("there are no timeouts: an episode that does not terminate was left open")
     if "episode" in columns:
@@ -108,7 +118,9 @@ def _last(
         for leaf in schema.obs.leaves:
             column, following = columns[leaf.name], columns.get(f"next{leaf.name[3:]}")
             if following is None or following.shape != column.shape or following.dtype != column.dtype:
-                raise DatasetError("next_observations must be as observations are; the shapes or dtypes differ")
+                raise DatasetError(
+                    "next_observations must be as observations are; the shapes or dtypes differ"
+                )
             differs = column[1:] != following[:-1]
             unseen[:-1] |= differs.reshape(n - 1, -1).any(axis=1) & ~is_last[:-1]
         if unseen.any():

@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
+from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.files import read_manifest
+from tmrl.datasets.opening import open_dataset
 from tmrl.datasets.segments import memory_in, read_segments
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, IntegrityError, TmrlError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
+from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
 from tmrl.memory.samplers import Uniform
@@ -64,8 +67,7 @@ class ReplayMemory(TorchMemory):
         memory_size: Most transitions to hold; may be a float such as `1e6`, and may be reassigned: growing
             and shrinking keep the newest. The ring has one row more; each further episode or gap costs one.
         batch_size: Number of transitions in a batch; may be reassigned.
-        dataset_path: Folder with a `data.pkl` in the columns (act, obs, rew, terminated, truncated, info) to
-            begin with, label `dataset`; `""` means none.
+        dataset_path: Recorded data to begin with, as `append_dataset` takes them; `""` means none.
         crc_debug: Whether every transition drawn is compared with the checksums that its worker put into its
             `info`; the workers must be in CRC mode too.
         seed: Of the draws; None takes one from the operating system.
@@ -108,11 +110,9 @@ class ReplayMemory(TorchMemory):
         self._snapshot: int | None = None
         self.batch_preprocessor = batch_preprocessor
         self.contiguous = contiguous
-        super().__init__(
-            device, nb_steps, sample_preprocessor, memory_size, batch_size, dataset_path, crc_debug
-        )
-        if self.data:
-            self._append_columns()
+        super().__init__(device, nb_steps, sample_preprocessor, memory_size, batch_size, "", crc_debug)
+        if str(dataset_path):
+            self.append_dataset(dataset_path)
 
     # Appending
 
@@ -168,12 +168,33 @@ class ReplayMemory(TorchMemory):
         )
         return store
 
-    def _append_columns(self) -> None:
-        """Appends the columns of the documented dataset file, and lets the lists go."""
-        buffer = Buffer(maxlen=max(1, len(self.data[0])))
-        buffer.memory = list(zip(*self.data[:6], strict=True))
-        self.data = []
-        self.append_buffer(buffer, source="dataset")
+    def append_dataset(self, dataset: Dataset | str | Path, source: str | None = None) -> None:
+        """Appends recorded episodes; if there are more than fit, the newest whole ones.
+
+        Args:
+            dataset: A dataset, or what `tmrl.datasets.open_dataset` takes.
+            source: Label of where they come from; None keeps the labels that the dataset has.
+
+        Raises:
+            DatasetError: It cannot be read, or its rows do not fit this memory; the message says why.
+                Episodes before a damaged one are in the memory.
+        """
+        opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        first = choose(opened, self._capacity)
+        if first == len(opened):
+            return
+        with self._lock:
+            schema = self._intake.schema_for(opened.schema)
+            check_layout(schema, opened.schema)
+            packer, waiting = self._intake.adopt(schema)
+            self._store = store = self._store or self._open_store(schema)
+            for chunk in waiting:
+                store.append(chunk)
+            # No worker has a negative epoch, and no two datasets begin with one row.
+            epoch = -1 - store.ring.next
+        for chunk in chunks_of_dataset(opened, first, schema, packer, source, epoch):
+            with self._lock:
+                store.append(chunk)
 
     # Drawing
 
