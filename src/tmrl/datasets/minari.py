@@ -193,15 +193,14 @@ class MinariReader(Dataset):
 
     def _columns(self, found: dict[str, Any]) -> dict[str, NDArray[Any]]:
         """All arrays of an episode by the names of their leaves."""
-        is_ours = SCHEMA in self._metadata
         columns: dict[str, NDArray[Any]] = {}
-        for root, nest in (("obs", found["observations"]), ("act", found["actions"])):
+        nests = {"obs": found["observations"], "act": found["actions"], "info": found["infos"] or {}}
+        for root, nest in nests.items():
             leaves, treespec = flatten(nest)
-            columns.update(zip(leaf_names(root, treespec), leaves, strict=True))
-        for key, value in (found["infos"] or {}).items():
-            leaves, treespec = flatten(value)
-            # Ours are written under the parts of their names.
-            names = leaf_names(f"info/{key}" if is_ours else info_name(key), treespec)
+            names = leaf_names(root, treespec)
+            if root == "info" and SCHEMA in self._metadata:
+                # We wrote it under the parts of the names of leaves, which were escaped already.
+                names = [name.replace("~0", "~") for name in names]
             columns.update(zip(names, leaves, strict=True))
         return columns
 

@@ -155,7 +155,8 @@ def space_of(name: str, nest: Nest, space: Any) -> Any:
         if leaf.dtype.kind == "f":
             return spaces.Box(-np.inf, np.inf, leaf.shape, dtype)
         low, high = (0, 1) if leaf.dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return spaces.Box(np.array(low, dtype), np.array(high, dtype), leaf.shape, dtype)
+        bounds = (np.full(leaf.shape, bound, dtype) for bound in (low, high))
+        return spaces.Box(*bounds, leaf.shape, dtype)
 
     def mapping(parts: dict[str, Any]) -> Any:
         return spaces.Dict(list(parts.items()))  # a list keeps its order

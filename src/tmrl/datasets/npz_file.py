@@ -23,6 +23,10 @@ MAX_RATIO = 100
 """Most bytes of arrays for each byte of the file, beyond `FREE_BYTES`."""
 FREE_BYTES = 1 << 28
 
+_UNREADABLE = (
+    *(BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError),
+    *(ValueError, TypeError, ArithmeticError),
+)
 _SUFFIX = ".npy"
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
@@ -79,15 +83,7 @@ class NpzFile:
     def _told(self, name: str = "") -> Generator[None]:
         try:
             yield
-        except (
-            BadZipFile,
-            ValueError,
-            EOFError,
-            zlib.error,
-            NotImplementedError,
-            RuntimeError,
-            OSError,
-        ) as error:
+        except _UNREADABLE as error:
             what = f"the array {name!r} of {self.file}" if name else str(self.file)
             raise DatasetError(f"{what} cannot be read: {error}; write it anew with numpy.savez") from error
 
