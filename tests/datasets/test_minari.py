@@ -208,7 +208,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def made_by_minari(episodes: list[EpisodeBuffer], obs: Any, act: Any, **kwargs: Any) -> Path:
-    with pytest.warns(UserWarning, match="is set to None"):  # what else it wishes to know
+    with pytest.warns(UserWarning, match=r"is set to None|env_spec is None"):  # what else it wishes to know
         made = minari.create_dataset_from_buffers(
             "test/made-v0", episodes, observation_space=obs, action_space=act, **kwargs
         )

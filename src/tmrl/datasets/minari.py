@@ -11,7 +11,7 @@ environment is never made from it, and what would lead to other files is refused
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -27,8 +27,8 @@ from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MAX_MANIFEST_BYTES
 from tmrl.datasets.spaces import environment_from_json
 from tmrl.errors import DatasetError
-from tmrl.nest import flatten, leaf_names, unflatten
-from tmrl.schema import Leaf, Nest, Rows, Schema, example_from_space, info_name
+from tmrl.nest import flatten, leaf_names
+from tmrl.schema import Branch, Leaf, Nest, Rows, Schema, branch_of, example_from_space, info_name
 from tmrl.schema_json import MAX_DEPTH, schema_from_json
 
 METADATA = "metadata.json"
@@ -157,11 +157,11 @@ class MinariReader(Dataset):
         labels = json.loads(self._notes[index].get(LABELS, "{}"))
         if "first" in labels:
             first_from_text(self.schema, rows, labels["first"])
-        steps, columns = rows[1:], self._columns(found)
-        for leaf in self.schema.obs.leaves:
-            put_leaf(rows, leaf, columns[leaf.name])
-        for leaf in self.schema.act.leaves:
-            put_leaf(steps, leaf, columns[leaf.name])
+        steps = rows[1:]
+        for root, nest, part in (("obs", found["observations"], rows), ("act", found["actions"], steps)):
+            for leaf, column in _leaves(branch_of(root, getattr(self.schema, root)), nest):
+                put_leaf(part, leaf, column)
+        columns = self._info_columns(found)
         for nest in self.schema.info.values():
             for leaf in nest.leaves:
                 column = columns[leaf.name]
@@ -191,38 +191,29 @@ class MinariReader(Dataset):
         (found,) = self._storage.get_episodes([index])
         return found
 
-    def _columns(self, found: dict[str, Any]) -> dict[str, NDArray[Any]]:
-        """All arrays of an episode by the names of their leaves."""
-        columns: dict[str, NDArray[Any]] = {}
-        nests = {"obs": found["observations"], "act": found["actions"], "info": found["infos"] or {}}
-        for root, nest in nests.items():
-            leaves, treespec = flatten(nest)
-            names = leaf_names(root, treespec)
-            if root == "info" and SCHEMA in self._metadata:
-                # We wrote it under the parts of the names of leaves, which were escaped already.
-                names = [name.replace("~0", "~") for name in names]
-            columns.update(zip(names, leaves, strict=True))
-        return columns
+    def _info_columns(self, found: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        """The arrays of info by the names of their leaves."""
+        leaves, treespec = flatten(found["infos"] or {})
+        names = leaf_names("info", treespec)
+        if SCHEMA in self._metadata:
+            # We wrote them under the parts of these names, which were escaped already.
+            names = [name.replace("~0", "~") for name in names]
+        return dict(zip(names, leaves, strict=True))
 
     def _schema(self, remarks: list[str]) -> Schema:
         """As it was written beside the data, or as the spaces and the first episode show it."""
         if SCHEMA in self._metadata:
             return schema_from_json(json.loads(self._metadata[SCHEMA]))
-        nests = {"obs": self._storage.observation_space, "act": self._storage.action_space}
-        examples = {name: flatten(example_from_space(name, space)) for name, space in nests.items()}
+        obs = example_from_space("obs", self._storage.observation_space)
+        act = example_from_space("act", self._storage.action_space)
         if not self._notes:
-            obs, act = (
-                Nest.infer(name, unflatten(spec, leaves)) for name, (leaves, spec) in examples.items()
-            )
-            return Schema(obs, act)
+            return Schema(Nest.infer("obs", obs), Nest.infer("act", act))
         found = self._read(0)
-        columns = self._columns(found)
         rewards_of(found["rewards"], remarks)
-        obs, act = (
-            Nest.infer(name, unflatten(spec, [columns[leaf][0] for leaf in leaf_names(name, spec)]))
-            for name, (_, spec) in examples.items()
+        info = self._info(self._info_columns(found), len(found["rewards"]), remarks)
+        return Schema(
+            _as_shown("obs", obs, found["observations"]), _as_shown("act", act, found["actions"]), info
         )
-        return Schema(obs, act, self._info(columns, len(found["rewards"]), remarks))
 
     def _info(self, columns: dict[str, NDArray[Any]], n_steps: int, remarks: list[str]) -> dict[str, Nest]:
         with self._h5py.File(self._folder / MAIN, "r") as opened:
@@ -243,6 +234,22 @@ class MinariReader(Dataset):
                 except DatasetError as error:
                     remarks.append(f"the entry {key!r} of info was left out: {error}")
         return info
+
+
+def _as_shown(name: str, example: Any, found: Any) -> Nest:
+    """The nest of a space with the shapes and dtypes that the data have."""
+    nest = Nest.infer(name, example)
+    columns = [column for _, column in _leaves(branch_of(name, nest), found)]
+    return Nest.infer(name, nest.pack_nest(np.empty(column.shape[1:], column.dtype) for column in columns))
+
+
+def _leaves(node: Branch | Leaf, nest: Any) -> Iterator[tuple[Leaf, NDArray[Any]]]:
+    """The leaves of a nest and their arrays; Minari has tuples where we may have lists and namedtuples."""
+    if isinstance(node, Leaf):
+        yield node, np.asarray(nest)
+        return
+    for key, child in zip(node.keys, node.children, strict=True):
+        yield from _leaves(child, nest[key])
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def write_minari(dataset: Dataset, out: Path, drop: bool) -> list[str]:
     fitted, remarks = fit(dataset, drop)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: it gets its name when it is done.
-    temporary = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+    # Absolute, because Minari does not find the size of a folder otherwise.
+    temporary = out.absolute().parent / f".{out.name}-{secrets.token_hex(4)}"
     temporary.mkdir()
     try:
         about = dataset.about
@@ -155,8 +156,9 @@ def space_of(name: str, nest: Nest, space: Any) -> Any:
         if leaf.dtype.kind == "f":
             return spaces.Box(-np.inf, np.inf, leaf.shape, dtype)
         low, high = (0, 1) if leaf.dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        bounds = (np.full(leaf.shape, bound, dtype) for bound in (low, high))
-        return spaces.Box(*bounds, leaf.shape, dtype)
+        return spaces.Box(
+            np.full(leaf.shape, low, dtype), np.full(leaf.shape, high, dtype), leaf.shape, dtype
+        )
 
     def mapping(parts: dict[str, Any]) -> Any:
         return spaces.Dict(list(parts.items()))  # a list keeps its order
