@@ -63,7 +63,7 @@ def space_to_json(space: Any) -> dict[str, Any]:
             numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
             return {"MultiDiscrete": {**numbers, "dtype": str(space.dtype)}}
         case spaces.MultiBinary():
-            return {"MultiBinary": {"shape": list(space.shape)}}
+            return {"MultiBinary": {"n": space.n if isinstance(space.n, int) else list(space.shape)}}
         case spaces.Dict():
             return {"Dict": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
         case spaces.Tuple():
@@ -114,7 +114,9 @@ class _Reader:
                 nvec, start = (np.array(fields[name], dtype) for name in ("nvec", "start"))
                 return spaces.MultiDiscrete(nvec, cast("Any", dtype.type), start=start)
             case "MultiBinary":
-                return spaces.MultiBinary(self._shape(fields["shape"]))
+                n = fields["n"]
+                shape = self._shape([n] if isinstance(n, int) else n)
+                return spaces.MultiBinary(n if isinstance(n, int) else shape)
             case "Dict":
                 # A list keeps its order, a dict would be sorted.
                 return spaces.Dict([(str(key), self.read(part, depth + 1)) for key, part in fields])
