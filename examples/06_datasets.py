@@ -55,9 +55,7 @@ def main() -> None:
         record(folder / "swings", n_episodes)
         dataset = open_dataset(folder / "swings")
         best = max(dataset.episodes(), key=lambda episode: episode.episode_return)
-        print(
-            f"{len(dataset)} episodes of {dataset.about.environment}; the best returns {best.episode_return:.0f}"
-        )
+        print(f"{len(dataset)} episodes of {dataset.about.environment}; the best: {best.episode_return:.0f}")
 
         memory = ReplayMemory(batch_size=64, dataset_path=folder / "swings", seed=0)
         print(
