@@ -23,7 +23,8 @@ from recordings import (
     random_rows,
     schema_like,
 )
-from tmrl.datasets import About, Dataset, DatasetWriter, Episode, EpisodeList, files, native, open_dataset
+from tmrl.datasets import About, Dataset, DatasetWriter, Episode, EpisodeList, files, open_dataset
+from tmrl.datasets import writer as writing
 from tmrl.datasets.native import NativeDataset
 from tmrl.errors import DatasetError
 
@@ -48,7 +49,7 @@ def test_any_nest_dtype_ending_and_label_comes_back(tmp_path: Path, dataset: Epi
 
 
 def test_episodes_are_gathered_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "BYTES_PER_SEGMENT", 40 * SCHEMA.row_dtype.itemsize)
+    monkeypatch.setattr(writing, "BYTES_PER_SEGMENT", 40 * SCHEMA.row_dtype.itemsize)
     dataset = dataset_of(SCHEMA, [10, 20, 15, 100, 1, 2, 50])
     found = write(dataset, tmp_path)
     assert [segment.n_rows for segment in found.index.segments] == [45, 100, 53]
@@ -60,7 +61,7 @@ def test_episodes_are_gathered_into_segments(tmp_path: Path, monkeypatch: pytest
 def test_environment_and_spaces_come_back(tmp_path: Path) -> None:
     space = spaces.Dict({"camera": spaces.Box(0, 255, (4, 4), np.uint8), "speed": spaces.Box(-1, np.inf)})
     dataset = dataset_of(SCHEMA, [3], about=About("native", "Car-v0", space, spaces.Discrete(3, start=1)))
-    native.write_native(dataset, tmp_path / "out", drop=False)
+    writing.write_native(dataset, tmp_path / "out", drop=False)
     about = open_dataset(tmp_path / "out").about
     assert (about.kind, about.environment, about.assumptions) == ("native", "Car-v0", ())
     assert about.observation_space == space

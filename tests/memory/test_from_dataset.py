@@ -215,7 +215,7 @@ def test_a_memory_with_a_dataset_goes_on_after_save_and_load(tmp_path: Path) -> 
     memory = memory_of()
     memory.append_dataset(dataset)
     memory.save(tmp_path)
-    loaded = ReplayMemory.load(tmp_path)
+    loaded = ReplayMemory.load(tmp_path, dataset_path=tmp_path)
     for each in (memory, loaded):
         each.append_dataset(dataset)
     assert held(loaded) == held(memory)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tmrl.datasets.dataset import EpisodeList as EpisodeList
     from tmrl.datasets.exporting import Report as Report
     from tmrl.datasets.exporting import export as export
-    from tmrl.datasets.native import DatasetWriter as DatasetWriter
     from tmrl.datasets.opening import open_dataset as open_dataset
     from tmrl.datasets.pickle_file import read_columns as read_columns
+    from tmrl.datasets.writer import DatasetWriter as DatasetWriter
 
 __all__ = [
     "About",
@@ -37,7 +37,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "About": "tmrl.datasets.dataset",
         "Dataset": "tmrl.datasets.dataset",
-        "DatasetWriter": "tmrl.datasets.native",
+        "DatasetWriter": "tmrl.datasets.writer",
         "Episode": "tmrl.datasets.dataset",
         "EpisodeList": "tmrl.datasets.dataset",
         "Report": "tmrl.datasets.exporting",

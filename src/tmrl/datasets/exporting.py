@@ -7,9 +7,9 @@ from typing import Literal
 
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.minari_export import write_minari
-from tmrl.datasets.native import write_native
 from tmrl.datasets.npz import write_npz
 from tmrl.datasets.opening import open_dataset
+from tmrl.datasets.writer import write_native
 
 Format = Literal["native", "minari", "npz"]
 

@@ -117,8 +117,8 @@ class MinariReader(Dataset):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._metadata = _read_metadata(folder)
-        self._storage = load("minari.dataset.minari_storage").MinariStorage.read(folder)
         self._h5py = load("h5py")
+        self._storage = load("minari.dataset.minari_storage").MinariStorage.read(folder)
         n = self._metadata["total_episodes"]
         self._notes = list(self._storage.get_episode_metadata(range(n)))
         about = self._metadata.get(ENVIRONMENT)

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tmrl.actor import ActorModule
 from tmrl.chunk import chunks_of
-from tmrl.datasets.native import DatasetWriter, check_is_free
 from tmrl.datasets.samples import episodes_of, schema_of
+from tmrl.datasets.writer import DatasetWriter, check_is_free
 from tmrl.packing import Packer
 from tmrl.runs.folder import RunFolder, read_json
 from tmrl.worker import RolloutWorker
