@@ -340,7 +340,7 @@ class ReplayMemory(TorchMemory):
         Args:
             path: The folder.
             arguments: Arguments of the constructor, in place of those that were saved. Preprocessors, the
-                device and the spaces are not saved. A `dataset_path` is not read: what it held is in the folder.
+                device and the spaces are not saved. A `dataset_path` is not read: its rows were saved.
 
         Raises:
             DatasetError: The folder holds no snapshot, or a damaged one; the message names the file.
@@ -348,7 +348,7 @@ class ReplayMemory(TorchMemory):
         folder = Path(path)
         document, checksum = read_manifest(folder)
         body = memory_in(document)
-        saved = {"memory_size": body["settings"]["memory_size"], "dataset_path": ""}
+        saved: dict[str, Any] = {"memory_size": body["settings"]["memory_size"], "dataset_path": ""}
         memory = cls(**{**body["settings"], **arguments, **saved})
         memory._restore(body["state"])
         if body["schema"] is not None:
