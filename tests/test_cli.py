@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -297,3 +298,47 @@ def test_nested_observations_train_through_the_command(call):
         del gymnasium.registry["Nested-v0"]
     assert code == 0, err
     assert summary_of("nested")["target_return"] is None
+
+
+def test_record_export_and_train_go_together(call):
+    code, out, err = call("record", "demo", "--env", "Pendulum-v1", "--episodes", "2", "--max-steps", "30")
+    assert code == 0, err
+    assert "2 episodes were recorded in demo" in out
+    code, out, _ = call("export", "demo", "demo.npz", "--to", "npz")
+    assert (code, out) == (0, "60 transitions of 2 episodes are in demo.npz\n")
+    code, _, err = call("train", *SHORT, "--name", "one", "--target-return", "-1e6", "--dataset", "demo.npz")
+    assert code == 0, err
+    assert json.loads(Path("runs/one/config.json").read_text())["dataset"] == "demo.npz"
+    code, out, err = call("record", "more", "--policy", "runs/one", "--episodes", "1", "--max-steps", "5")
+    assert code == 0, err
+    assert "1 episodes were recorded in more" in out
+
+
+def test_export_says_what_was_dropped(call):
+    columns = {"obs": [0.0] * 4, "act": [0.0] * 4, "rew": [0.0] * 4, "terminated": [False] * 4}
+    np.savez("data.npz", **columns, episode=[0, 0, 0, 1])
+    code, _, err = call("export", "data.npz", "out", "--to", "minari")
+    assert code == 2
+    assert "Minari cannot hold 1 episodes without a transition; give drop=True (--drop)" in err
+    code, out, _ = call("export", "data.npz", "out", "--to", "minari", "--drop")
+    assert code == 0
+    assert "- there is no reset: the first sample of each episode was taken for its reset" in out
+    assert "- Minari cannot hold 1 episodes without a transition" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "nothing", "out"), "nothing must be a folder of this package, a saved memory, "),
+        (("export", "nothing", "out", "--to", "csv"), "csv"),
+        (("record", "out"), "--env must be given for random actions"),
+        (("record", "out", "--env", "Pendulum-v1", "--episodes", "0"), "--episodes and --max-steps must be"),
+        (("train", "--dataset", "nothing"), "nothing must be a folder of this package"),
+    ],
+)
+def test_a_wrong_call_about_datasets_is_exit_code_2_and_leaves_nothing(call, arguments, message, tmp_path):
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

@@ -78,6 +78,12 @@ def test_what_is_no_nest_is_refused(nest: Any, message: str) -> None:
         schema_from_json(schema_to_json(PLAIN) | {"obs": nest})
 
 
+def test_absurdly_large_row_is_refused() -> None:
+    leaf = {"dtype": "float64", "shape": [1 << 28]}
+    with pytest.raises(DatasetError, match="a row must be at most 1,073,741,824 bytes, got 2,147,483,658"):
+        schema_from_json(schema_to_json(PLAIN) | {"obs": leaf})
+
+
 def test_what_is_no_schema_is_refused() -> None:
     for document in (None, 3, [], {}, {"obs": {}}):
         with pytest.raises(DatasetError, match="schema must hold obs, act, info and with_crc"):

@@ -1,4 +1,4 @@
-"""The command line: `tmrl train`, `eval`, `inspect` and `verify`; nobody imports it.
+"""The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`; nobody imports it.
 
 It is thin: the work is done in `tmrl.runs` and `tmrl.inspection`. Exit codes: 0 done, 1 the target was not
 reached, or the data cannot be read, 2 a wrong call, 130 interrupted. A wrong call is told in a short message
@@ -10,12 +10,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 from rich.console import Console
 
 from tmrl import __version__
+from tmrl.runs.record import RecordSettings
 from tmrl.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
     """
     from functools import partial
 
-    from tmrl.agents import SquashedGaussianActor
-    from tmrl.runs.folder import RunFolder, read_json
+    from tmrl.runs.record import load_policy
     from tmrl.runs.session import make_env, run_tests
 
     with _wrong_calls_told():
@@ -86,12 +86,11 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
             raise ValueError(
                 f"--episodes must be at least 1 and --seed at least 0, got {episodes} and {seed}"
             )
-        folder = RunFolder.open(run)
-        env_cls = partial(make_env, str(read_json(folder.config).get("env")))
+        env_id, make_actor = load_policy(run)
+        env_cls = partial(make_env, env_id)
         env = env_cls()
-        actor = SquashedGaussianActor(env.observation_space, env.action_space)
+        actor = make_actor(env.observation_space, env.action_space)
         env.close()
-        actor.load(folder.policy, "cpu")
     returns = run_tests(env_cls, actor, episodes, seed)
     console = Console()
     for episode, episode_return in enumerate(returns):
@@ -152,6 +151,46 @@ def verify(path: tyro.conf.Positional[Path]) -> int:
     return 0
 
 
+def record(settings: Annotated[RecordSettings, tyro.conf.arg(name="")]) -> int:
+    """Record complete episodes of a policy as a dataset; Ctrl-C stops, and what is recorded stays."""
+    from tmrl.runs.record import Recorder
+
+    console = Console()
+    with _wrong_calls_told():
+        n_recorded = Recorder(settings).record(console)
+    console.print(f"{n_recorded} episodes were recorded in {settings.out}", soft_wrap=True, highlight=False)
+    return 0 if n_recorded == settings.episodes else INTERRUPTED
+
+
+def export(
+    path: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    to: Literal["native", "minari", "npz"] = "native",
+    drop: bool = False,
+) -> int:
+    """Write recorded data in another format.
+
+    Args:
+        path: A dataset, a saved memory, a folder with a data.pkl, an .npz file, a Minari dataset or its id.
+        out: A new folder, or for npz a new file.
+        to: The format.
+        drop: Leave out, or convert, what the format cannot hold.
+    """
+    from tmrl.datasets.exporting import export as write
+
+    with _wrong_calls_told():
+        report = write(path, out, to, drop)
+    console = Console()
+    for remark in (*report.assumed, *report.dropped):
+        console.print(f"- {remark}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"{report.transitions:,} transitions of {report.episodes:,} episodes are in {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits with its code.
 
@@ -177,7 +216,14 @@ def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
         return _train(settings, defaults)
 
     return tyro.extras.subcommand_cli_from_dict(
-        {"train": train, "eval": evaluate, "inspect": inspect, "verify": verify},
+        {
+            "train": train,
+            "eval": evaluate,
+            "record": record,
+            "export": export,
+            "inspect": inspect,
+            "verify": verify,
+        },
         prog="tmrl",
         description="Replay memory for reinforcement learning. `tmrl --version` prints the version.",
         args=arguments or ["--help"],

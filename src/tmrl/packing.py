@@ -218,7 +218,7 @@ class _Work:
 
     def store(self, leaf: Leaf, values: NDArray[Any], column: Column) -> None:
         if self.packer.must_be_finite(leaf):
-            finite = _is_finite(leaf, values)
+            finite = is_finite(leaf, values)
             if not finite.all():
                 index = int(np.argwhere(~finite)[0][0])
                 self.refuse(index, leaf.name, f"finite numbers ({leaf.dtype_name})", _brief(column[index]))
@@ -321,7 +321,8 @@ def _join(leaf: Leaf, column: Column) -> NDArray[Any] | None:
         return None
 
 
-def _is_finite(leaf: Leaf, values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_finite(leaf: Leaf, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values of a leaf are neither NaN nor infinite."""
     if leaf.is_bfloat16:
         return (values & 0x7F80) != 0x7F80
     return np.isfinite(values) if leaf.dtype.kind in "fc" else np.ones(values.shape, np.bool_)

@@ -21,6 +21,7 @@ from tmrl.schema import Leaf, Nest, Schema, info_name
 
 MAX_DEPTH = 32
 MAX_LEAF_BYTES = 1 << 31
+MAX_ROW_BYTES = 1 << 30
 DTYPES = frozenset(
     (
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -48,13 +49,16 @@ def schema_from_json(document: Any) -> Schema:
     try:
         info = {key: nest_from_json(info_name(key), nest) for key, nest in document["info"]}
         obs, act = nest_from_json("obs", document["obs"]), nest_from_json("act", document["act"])
-        return Schema(obs, act, info, bool(document["with_crc"]))
+        schema = Schema(obs, act, info, bool(document["with_crc"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
             f"a schema must hold obs, act, info and with_crc, but reading it: {error!r}"
         ) from error
+    if schema.payload_bytes > MAX_ROW_BYTES:
+        raise DatasetError(f"a row must be at most {MAX_ROW_BYTES:,} bytes, got {schema.payload_bytes:,}")
+    return schema
 
 
 def nest_to_json(nest: Nest) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from recorded import Listed, episode_of, schema_of
 from tmrl.datasets.damage import bad_rows, damage_of_segments
 from tmrl.datasets.dataset import Episode
 from tmrl.datasets.files import read_manifest, row_checks
+from tmrl.datasets.segments import LINK
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory
-from tmrl.memory.snapshot import LINK
 from tmrl.schema_json import schema_from_json
 
 

@@ -5,7 +5,7 @@ with them, an export, a report, reads this and knows no format. A new format is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -130,3 +130,56 @@ class Dataset(ABC):
     def n_rows(self) -> int:
         """Number of rows of all episodes."""
         return int(self.rows_per_episode.sum())
+
+
+class EpisodeList(Dataset):
+    """Episodes that are in memory.
+
+    Args:
+        schema: The layout of the rows.
+        about: What is known beside the rows.
+        episodes: The oldest first; kept, and not copied.
+    """
+
+    def __init__(self, schema: Schema, about: About, episodes: Sequence[Episode]) -> None:
+        super().__init__(schema, about)
+        self._episodes = episodes
+
+    @cached_property
+    def rows_per_episode(self) -> NDArray[np.int64]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`(n_episodes,)` rows of each episode."""
+        return np.array([len(episode.rows) for episode in self._episodes], np.int64)
+
+    def episode(self, index: int) -> Episode:
+        """One episode; the oldest is 0."""
+        return self._episodes[index]
+
+
+def cut(
+    rows: Rows,
+    starts: NDArray[np.bool_],
+    begins: NDArray[np.bool_],
+    workers: Sequence[str] | NDArray[np.str_],
+    sources: NDArray[np.str_],
+) -> list[Episode]:
+    """Cuts rows into episodes.
+
+    Args:
+        rows: Of all episodes, oldest first; the episodes are views of them, and they become read-only.
+        starts: `(n,)`; which rows are the first of an episode. Row 0 is.
+        begins: `(n,)`; which of these are resets.
+        workers: Who collected each row.
+        sources: Label of each row.
+    """
+    rows.flags.writeable = False
+    firsts = np.flatnonzero(starts).tolist()
+    changed = np.zeros(len(rows), np.bool_)
+    changed[1:] = (sources[1:] != sources[:-1]) & ~starts[1:]
+    marks = np.flatnonzero(changed)
+    episodes: list[Episode] = []
+    for first, stop in pairwise([*firsts, len(rows)]):
+        within = marks[np.searchsorted(marks, first) : np.searchsorted(marks, stop)].tolist()
+        changes = tuple((mark - first, str(sources[mark])) for mark in within)
+        worker, source = str(workers[first]), str(sources[first])
+        episodes.append(Episode(rows[first:stop], worker, source, bool(begins[first]), changes))
+    return episodes

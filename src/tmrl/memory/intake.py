@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tmrl.chunk import Chunk, Stream, chunks_of
+from tmrl.errors import DatasetError
 from tmrl.packing import Packer, check_lengths, is_reset
 from tmrl.schema import Nest, Schema, example_from_space, infer_info
 from tmrl.schema_json import nest_from_json, nest_to_json
@@ -75,9 +76,32 @@ class Intake:
         self._act = self._given_act or _from_json("act", state["act"])
         self._waiting = [_chunk_from_json(document) for document in state["waiting"]]
 
-    def adopt(self, schema: Schema) -> None:
-        """Takes a schema as given, instead of waiting for samples to show it."""
-        self._packer = Packer(schema, self._finite)
+    def schema_for(self, found: Schema) -> Schema:
+        """The layout of this memory's rows: as known, or as its spaces and `info_keys` choose of another.
+
+        Raises:
+            DatasetError: An entry of `info_keys` is not in the other one.
+        """
+        if self._packer is not None:
+            return self._packer.schema
+        missing = [key for key in self._info_keys if key not in found.info]
+        if missing:
+            raise DatasetError(
+                f"info_keys must name entries that the dataset has ({', '.join(found.info) or 'none'}), got "
+                f"{missing[0]!r}; leave it out"
+            )
+        info = {key: found.info[key] for key in self._info_keys}
+        return Schema(self._obs or found.obs, self._act or found.act, info, self._with_crc)
+
+    def adopt(self, schema: Schema) -> tuple[Packer, list[Chunk]]:
+        """Takes a schema as given, unless one is known, instead of waiting for samples to show it.
+
+        Returns:
+            What checks the values of rows, and the chunks that waited.
+        """
+        self._packer = self._packer or Packer(schema, self._finite)
+        earlier, self._waiting = [_widened(chunk, schema) for chunk in self._waiting], []
+        return self._packer, earlier
 
     def difference(self, schema: Schema) -> str | None:
         """What about a schema is not what this intake was asked for, in words; None if nothing is."""
@@ -119,9 +143,7 @@ class Intake:
         packer = Packer(schema, self._finite)
         chunks = chunks_of(samples, packer, source, continues)
         # Only now: a Buffer that was refused must not decide what the next ones have to look like.
-        self._packer = packer
-        earlier, self._waiting = [_widened(chunk, schema) for chunk in self._waiting], []
-        return earlier + chunks
+        return self.adopt(schema)[1] + chunks
 
     def _infer(self, samples: Sequence[Any]) -> Schema | None:
         obs = self._obs or Nest.infer("obs", samples[0][1])

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
 from tmrl.chunk import DEFAULT_SOURCE
+from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.files import read_manifest
+from tmrl.datasets.opening import open_dataset
+from tmrl.datasets.segments import memory_in
 from tmrl.errors import EmptyMemoryError, IntegrityError
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
@@ -26,7 +29,6 @@ from tmrl.memory.intake import Intake
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size
-from tmrl.memory.snapshot import memory_in
 from tmrl.memory.state import MemoryState, Owner
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
 from tmrl.memory.storage import Storage
@@ -58,8 +60,7 @@ class ReplayMemory(TorchMemory):
             `"24GB"` (10^9) or `"24GiB"`. It may be reassigned: growing and shrinking keep the newest. The
             ring has one row more; each further episode or gap costs one.
         batch_size: Number of transitions in a batch; may be reassigned.
-        dataset_path: Folder with a `data.pkl` in the columns (act, obs, rew, terminated, truncated, info) to
-            begin with, label `dataset`; `""` means none.
+        dataset_path: Recorded data to begin with, as `append_dataset` takes them; `""` means none.
         crc_debug: Whether every transition drawn is compared with the checksums that its worker put into its
             `info`; the workers must be in CRC mode too.
         seed: Of the draws; None takes one from the operating system.
@@ -121,11 +122,11 @@ class ReplayMemory(TorchMemory):
         self.contiguous = contiguous
         try:
             # The documented constructor knows numbers only; what was given is set behind it.
-            super().__init__(device, nb_steps, sample_preprocessor, 1, batch_size, dataset_path, crc_debug)
+            super().__init__(device, nb_steps, sample_preprocessor, 1, batch_size, "", crc_debug)
             self.memory_size = memory_size
             self._state.recover()
-            if self.data:
-                self._append_columns()
+            if str(dataset_path):
+                self._state.begin_with(lambda: self.append_dataset(dataset_path))
         except BaseException:
             self._state.abandon()
             raise
@@ -155,12 +156,19 @@ class ReplayMemory(TorchMemory):
             self._state.append(buffer.memory, source, continues)
         return self
 
-    def _append_columns(self) -> None:
-        """Appends the columns of the documented dataset file, and lets the lists go."""
-        buffer = Buffer(maxlen=max(1, len(self.data[0])))
-        buffer.memory = list(zip(*self.data[:6], strict=True))
-        self.data = []
-        self.append_buffer(buffer, source="dataset")
+    def append_dataset(self, dataset: Dataset | str | Path, source: str | None = None) -> None:
+        """Appends recorded episodes; if there are more than fit, the newest whole ones.
+
+        Args:
+            dataset: A dataset, or what `tmrl.datasets.open_dataset` takes.
+            source: Label of where they come from; None keeps the labels that the dataset has.
+
+        Raises:
+            DatasetError: It cannot be read, or its rows do not fit this memory; the message says why.
+                Episodes before a damaged one are in the memory.
+        """
+        opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        self._state.append_dataset(opened, source)
 
     # Drawing
 
@@ -298,15 +306,15 @@ class ReplayMemory(TorchMemory):
         Args:
             path: The folder.
             arguments: Arguments of the constructor, in place of those that were saved. Preprocessors, the
-                device and the spaces are not saved.
+                device and the spaces are not saved. A `dataset_path` is not read: its rows were saved.
 
         Raises:
             DatasetError: The folder holds no memory, or a damaged one; the message names the file.
             SchemaError: Its rows have another layout than the arguments ask for.
             StorageError: The `storage_path` holds a memory already.
         """
-        settings = memory_in(read_manifest(Path(path))[0])["settings"]
-        memory = cls(**{**settings, **arguments})
+        settings: dict[str, Any] = memory_in(read_manifest(Path(path))[0])["settings"]
+        memory = cls(**{**settings, **arguments, "dataset_path": ""})
         try:
             memory.restore(path)
         except BaseException:

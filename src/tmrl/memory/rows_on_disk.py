@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tmrl.datasets import segments
 from tmrl.datasets.row_file import RowFile
+from tmrl.datasets.segments import read_segments
 from tmrl.errors import DatasetError
-from tmrl.memory import snapshot, storage
-from tmrl.memory.snapshot import read_segments
+from tmrl.memory import storage
 
 
 def read_rows(
@@ -27,7 +28,7 @@ def read_rows(
         DatasetError: A file is missing, damaged, or holds other rows.
     """
     kind = body.get("kind")
-    if kind == snapshot.KIND:
+    if kind == segments.KIND:
         read_segments(folder, body, row_dtype, put)
     elif kind == storage.KIND:
         info = storage.ring_info(body)

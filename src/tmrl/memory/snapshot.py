@@ -10,7 +10,7 @@ is written anew. `tmrl.datasets.files` says what makes this safe.
 
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from tmrl.datasets.files import (
     MANIFEST,
-    read_array,
     read_manifest,
     remove_others,
     replace_manifest,
@@ -27,28 +26,14 @@ from tmrl.datasets.files import (
     row_checks,
     write_array,
 )
-from tmrl.errors import DatasetError
+from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, segment_of
 from tmrl.rows import Rows
 
-KIND = "snapshot"
 SEGMENTS_WHEN_FULL = 32
 """A full memory is this many segments: what is evicted but not yet removed is at most one of them, 3 %."""
 
-LINK = np.dtype([("check", np.uint64), ("back", np.int32), ("origin", np.int32)])
-
 CopyRows = Callable[[range], tuple[Rows, NDArray[np.int32], NDArray[np.int32]]]
 """Copies rows by their ids; raises `EvictedRowError` if they are not held any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows `first` to `stop` in two files."""
-
-    name: str
-    first: int
-    stop: int
-    rows_crc: int
-    links_crc: int
 
 
 def segment_rows(n_rows: int) -> int:
@@ -99,38 +84,6 @@ def write_snapshot(
     return checksum
 
 
-def read_segments(
-    folder: Path, body: dict[str, Any], row_dtype: np.dtype[np.void], put: Callable[..., None]
-) -> None:
-    """Reads the rows of a snapshot, oldest first, each segment checked before it is handed to `put`.
-
-    Args:
-        folder: Of the snapshot.
-        body: Its manifest.
-        row_dtype: What the rows must look like.
-        put: Called with the first id, rows, links and origins of each segment.
-
-    Raises:
-        DatasetError: A file is missing, damaged, or holds other rows.
-    """
-    oldest = body["oldest"]
-    segments = list(map(_segment, body["segments"]))
-    stops = [segment.stop for segment in segments]
-    if any(segment.first != stop for segment, stop in zip(segments[1:], stops, strict=False)):
-        raise DatasetError(f"{folder} is incomplete: its segments do not follow each other")
-    for segment in segments:
-        n = segment.stop - segment.first
-        rows = read_array(folder, f"{segment.name}.rows.npy", row_dtype, n, segment.rows_crc)
-        links = read_array(folder, f"{segment.name}.links.npy", LINK, n, segment.links_crc)
-        skipped = max(0, oldest - segment.first)
-        put(segment.first + skipped, rows[skipped:], links["back"][skipped:], links["origin"][skipped:])
-
-
-def memory_in(document: dict[str, Any]) -> dict[str, Any]:
-    """The memory's part of a manifest, which may be all of it."""
-    return document.get("memory", document)
-
-
 def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Segment]:
     """Segments of the snapshot in the folder that need not be written again."""
     if not (folder / MANIFEST).exists():
@@ -140,13 +93,9 @@ def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Se
     if checksum != known:
         return []
     segments = memory_in(body)["segments"]
-    held = [segment for segment in map(_segment, segments) if segment.stop > ids.start]
+    held = [segment for segment in map(segment_of, segments) if segment.stop > ids.start]
     whole = [segment for segment in held if segment.stop - segment.first == full]
     return whole if whole == held[: len(whole)] else []
-
-
-def _segment(fields: dict[str, Any]) -> Segment:
-    return Segment(**fields)
 
 
 def _write_segment(folder: Path, ids: range, copy_rows: CopyRows) -> Segment:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.chunk import Chunk
+from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.row_file import LINK
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
+from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.ring import COLUMN_BYTES
 from tmrl.memory.samplers import Uniform
@@ -76,6 +79,8 @@ class MemoryState:
         self._save_lock = threading.Lock()
         self._snapshot: int | None = None
         self._is_closed = False
+        self._is_filling = False
+        self._is_recovered = False
         if storage is not None:
             storage.contents = self._storage_contents
 
@@ -92,17 +97,52 @@ class MemoryState:
                 for sample in samples:
                     self.tally.of(worker_of(sample), source).refused += 1
                 raise
-            if self.store is None and self.intake.schema is not None:
-                try:
-                    self.store = self._open_store(self.intake.schema)
-                except BaseException:
-                    self.intake.forget(waiting)
-                    raise
-                self._commit()
-            for chunk in chunks:
-                self.opened().append(chunk)
-            if self.store is None:
+            if self.intake.schema is None:
                 self._commit()  # samples that wait to be understood
+                return
+            store = self._store_for(self.intake.schema, waiting)
+            for chunk in chunks:
+                store.append(chunk)
+
+    def append_dataset(self, dataset: Dataset, source: str | None) -> None:
+        """Appends recorded episodes, see `ReplayMemory.append_dataset`."""
+        with self.lock:
+            self._check_open()
+            if not len(dataset):
+                choose(dataset, 1)
+                return
+            schema = self.intake.schema_for(dataset.schema)
+            check_layout(schema, dataset.schema)
+            waiting = self.intake.waiting
+            packer, earlier = self.intake.adopt(schema)
+            store = self._store_for(schema, waiting)
+            for chunk in earlier:
+                store.append(chunk)
+            first = choose(dataset, store.ring.n_rows - 1)
+            # No worker has a negative epoch, and no two datasets begin with one row.
+            epoch = -1 - store.ring.next
+        for chunk in chunks_of_dataset(dataset, first, schema, packer, source, epoch):
+            with self.lock:
+                store.append(chunk)
+
+    def begin_with(self, fill: Callable[[], None]) -> None:
+        """Fills a new memory; one that lives in a folder and was filled before is left as it is."""
+        if self._is_recovered:
+            return
+        self._is_filling = True
+        fill()
+        self._is_filling = False
+        self._commit()
+
+    def _store_for(self, schema: Schema, waiting: list[Chunk]) -> Store:
+        if self.store is None:
+            try:
+                self.store = self._open_store(schema)
+            except BaseException:
+                self.intake.forget(waiting)
+                raise
+            self._commit()
+        return self.store
 
     def opened(self) -> Store:
         """The rows.
@@ -171,9 +211,10 @@ class MemoryState:
             SchemaError: The memory was asked for another layout.
         """
         storage = self.storage
-        if storage is None or storage.document is None:
+        if storage is None or storage.document is None or storage.document["state"]["filling"]:
             return
         document, info = storage.document, ring_info(storage.document)
+        self._is_recovered = True
         with self.lock:
             self.restore(document)
             if info is None:
@@ -346,6 +387,7 @@ class MemoryState:
                 "intake": self.intake.state(),
                 "tally": self.tally.state(),
                 "damaged": self.damaged,
+                "filling": self._is_filling,
                 **self.small(),
             },
         }

@@ -129,6 +129,7 @@ class Session:
                 ReplayMemory,
                 memory_size=settings.memory_size,
                 batch_size=settings.batch_size,
+                dataset_path=settings.dataset or "",
                 crc_debug=settings.crc_debug,
                 seed=settings.seed,
                 observation_space=spaces[0],

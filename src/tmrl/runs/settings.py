@@ -35,6 +35,8 @@ class TrainSettings:
     """Steps before the first update."""
     crc_debug: bool = False
     """Compare every transition drawn with the checksums that the worker took."""
+    dataset: str | None = None
+    """Recorded data that the memory begins with: a folder, an .npz file, or the id of a Minari dataset."""
     device: str | None = None
     """Where to train, such as cpu or cuda; by default cuda if there is one."""
     threads: int = 1

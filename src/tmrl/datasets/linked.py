@@ -1,0 +1,148 @@
+"""Rows that several streams share, as a memory holds them, sorted into episodes by following their links.
+
+`back` of a row is the distance to the previous row of its episode: 0 at a reset, -1 after a gap. Rows of
+interleaved streams need not be neighbours, and the oldest rows of an episode may be gone. An episode is
+named by its first row that is there; each row finds it by jumping along the links, twice as far each time.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.datasets.dataset import About, Dataset, Episode
+from tmrl.datasets.files import MANIFEST, read_manifest
+from tmrl.datasets.segments import KIND, memory_in, read_segments
+from tmrl.errors import DatasetError
+from tmrl.rows import Rows
+from tmrl.schema import Nest, Schema
+from tmrl.schema_json import schema_from_json
+
+
+class LinkedRows(Dataset):
+    """Episodes of rows that are linked, oldest first.
+
+    Args:
+        schema: The layout of the rows.
+        about: What is known beside the rows.
+        back: `(n,)` links of all rows.
+        origin: `(n,)` numbers in `origins`.
+        origins: Worker and source of each number.
+        take: Copies the rows in `(k,)` places from 0 to n - 1, checked.
+
+    Raises:
+        DatasetError: Two rows follow the same one, or an origin is not known.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        about: About,
+        back: NDArray[np.int32],
+        origin: NDArray[np.int32],
+        origins: Sequence[tuple[str, str]],
+        take: Callable[[NDArray[np.int64]], Rows],
+    ) -> None:
+        super().__init__(schema, about)
+        if len(origin) and not 0 <= int(origin.min()) <= int(origin.max()) < len(origins):
+            raise DatasetError("the rows contradict themselves: an origin is not known")
+        self._back = back
+        self._origin = origin
+        self._origins = origins
+        self._take = take
+        self._places, self._bounds = chains(back)
+
+    @property
+    def rows_per_episode(self) -> NDArray[np.int64]:
+        """`(n_episodes,)` rows of each episode."""
+        return np.diff(self._bounds)
+
+    def episode(self, index: int) -> Episode:
+        """Copies the rows of one episode; the one that began first is 0."""
+        index = range(len(self))[index]
+        places = self._places[self._bounds[index] : self._bounds[index + 1]]
+        origin = self._origin[places]
+        changes = (np.flatnonzero(np.diff(origin)) + 1).tolist()
+        worker, source = self._origins[origin[0]]
+        marks = tuple((change, self._origins[origin[change]][1]) for change in changes)
+        return Episode(self._take(places), worker, source, bool(self._back[places[0]] == 0), marks)
+
+
+def chains(back: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorts linked rows into episodes.
+
+    Args:
+        back: `(n,)` links, oldest row first.
+
+    Returns:
+        The places of the rows, episode by episode, and where in them each episode begins, with n as the end.
+
+    Raises:
+        DatasetError: Two rows follow the same one.
+    """
+    places = np.arange(len(back))
+    previous = places - back
+    is_first = (back <= 0) | (previous < 0)
+    followed = previous[~is_first]
+    if len(np.unique(followed)) != len(followed):
+        raise DatasetError("the rows contradict themselves: two of them follow the same one")
+    root = np.where(is_first, places, previous)
+    while True:
+        further = root[root]
+        if (further == root).all():
+            break
+        root = further
+    return np.argsort(root, kind="stable"), np.append(
+        np.flatnonzero(np.diff(np.sort(root), prepend=-1)), len(back)
+    )
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether a folder holds a memory that was saved, alone or within a larger document."""
+    if not (path / MANIFEST).is_file():
+        return False
+    body = memory_in(read_manifest(path)[0])
+    return body.get("kind") == KIND
+
+
+def open_snapshot(path: Path) -> LinkedRows:
+    """The rows of a memory that was saved, as a dataset.
+
+    Raises:
+        DatasetError: A file is missing or damaged.
+    """
+    body = memory_in(read_manifest(path)[0])
+    nothing = Nest.infer("obs", ())
+    rows: list[Rows] = []
+    back, origin = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+
+    def put(_: int, *part: Any) -> None:
+        for column, values in zip((rows, back, origin), part, strict=True):
+            column.append(values)
+
+    try:
+        schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
+        origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
+        read_segments(path, body, schema.row_dtype, put)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
+    about, take = About("snapshot"), _taker(schema, rows)
+    return LinkedRows(schema, about, np.concatenate(back), np.concatenate(origin), origins, take)
+
+
+def _taker(schema: Schema, parts: Sequence[Rows]) -> Callable[[NDArray[np.int64]], Rows]:
+    starts = np.cumsum([0, *map(len, parts)])
+
+    def take(places: NDArray[np.int64]) -> Rows:
+        rows = np.empty(len(places), schema.row_dtype)
+        cuts = np.searchsorted(places, starts)
+        for part, start, (first, stop) in zip(parts, starts, pairwise(cuts), strict=False):
+            rows[first:stop] = part[places[first:stop] - start]
+        return rows
+
+    return take

@@ -1,0 +1,182 @@
+"""Recording: a policy acts, and each complete episode is on the disk before the next one begins."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tmrl.actor import ActorModule
+from tmrl.chunk import chunks_of
+from tmrl.datasets.samples import episodes_of, schema_of
+from tmrl.datasets.writer import DatasetWriter, check_is_free
+from tmrl.packing import Packer
+from tmrl.runs.folder import RunFolder, read_json
+from tmrl.worker import RolloutWorker
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """Record complete episodes of a policy as a dataset; Ctrl-C stops, and what is recorded stays."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder of the dataset; made if need be."""
+    env: str | None = None
+    """Id of a Gymnasium environment; by default that of the run."""
+    policy: str = RANDOM
+    """Folder of the run whose policy acts, without exploration; or random."""
+    episodes: int = 10
+    """Episodes to record."""
+    max_steps: int | None = None
+    """Steps after which an episode is truncated; by default the environment's own limit."""
+    seed: int = 0
+    """Seed of the environment and of random actions."""
+    source: str = "demo"
+    """Label of the data."""
+    info_keys: tuple[str, ...] = ()
+    """Entries of info to keep."""
+    crc_debug: bool = False
+    """Record the checksums of each transition too, as CRC debugging needs them."""
+    append: bool = False
+    """Go on with the dataset that is in the folder."""
+
+    def check(self) -> None:
+        """Checks the numbers and the folder.
+
+        Raises:
+            ValueError: One does not suit; the message names its flag.
+        """
+        if self.episodes < 1 or (self.max_steps is not None and self.max_steps < 1) or self.seed < 0:
+            raise ValueError(
+                "--episodes and --max-steps must be at least 1 and --seed at least 0, got "
+                f"{self.episodes}, {self.max_steps} and {self.seed}"
+            )
+        if self.env is None and self.policy == RANDOM:
+            raise ValueError("--env must be given for random actions; a run knows its environment")
+        check_is_free(self.out, self.append)
+
+
+class RandomActor(ActorModule):
+    """Acts at random.
+
+    Args:
+        observation_space: Not used.
+        action_space: What is sampled.
+        seed: Of the samples.
+    """
+
+    def __init__(self, observation_space: Any, action_space: Any, seed: int | None = None) -> None:
+        super().__init__(observation_space, action_space)
+        action_space.seed(seed)
+
+    def act(self, obs: Any, test: bool = False) -> Any:  # noqa: ARG002
+        """A sample of the action space."""
+        return self.action_space.sample()
+
+
+def load_policy(run: Path) -> tuple[str, Callable[..., ActorModule]]:
+    """The environment of a run, and what makes its policy.
+
+    Raises:
+        FileNotFoundError: It is no folder of a run.
+    """
+    from tmrl.agents import SquashedGaussianActor
+
+    folder = RunFolder.open(run)
+
+    def make(observation_space: Any, action_space: Any) -> ActorModule:
+        actor = SquashedGaussianActor(observation_space, action_space)
+        actor.load(folder.policy, "cpu")
+        return actor
+
+    return str(read_json(folder.config).get("env")), make
+
+
+class Recorder:
+    """A worker that is ready to record; nothing is on disk yet.
+
+    Args:
+        settings: Of the recording.
+
+    Raises:
+        ValueError: A setting does not suit; the message says what and the remedy.
+        FileNotFoundError: The policy is no folder of a run.
+    """
+
+    def __init__(self, settings: RecordSettings) -> None:
+        from tmrl.runs.session import make_env
+
+        settings.check()
+        self.settings = settings
+        if settings.policy == RANDOM:
+            env, actor = None, partial(RandomActor, seed=settings.seed)
+        else:
+            env, actor = load_policy(Path(settings.policy))
+        self.env = settings.env or str(env)
+        self.worker = RolloutWorker(
+            partial(make_env, self.env),
+            actor,
+            standalone=True,
+            crc_debug=settings.crc_debug,
+            seed=settings.seed,
+            source=settings.source,
+        )
+        self._writer: DatasetWriter | None = None
+
+    def record(self, console: Console) -> int:
+        """Records until all episodes are there, or until Ctrl-C.
+
+        Args:
+            console: Where the progress is shown.
+
+        Returns:
+            How many were recorded.
+
+        Raises:
+            DatasetError: The folder holds rows of another layout, or somebody else writes to it.
+            BadSampleError: The environment returned what no row can hold.
+        """
+        n_recorded = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with self.worker, Progress(*columns, console=console) as progress:
+            task = progress.add_task(f"{self.env} · {self.settings.out}", total=self.settings.episodes)
+            try:
+                while n_recorded < self.settings.episodes:
+                    self._write(self._collect())
+                    n_recorded += 1
+                    progress.update(task, completed=n_recorded)
+            except KeyboardInterrupt:
+                pass
+        return n_recorded
+
+    def _collect(self) -> list[Any]:
+        """The samples of one episode, acted as in deployment."""
+        worker, limit = self.worker, self.settings.max_steps
+        obs, _ = worker.reset(collect_samples=True)
+        while worker.is_episode_open:
+            is_last = len(worker.buffer) == limit
+            obs, *_ = worker.step(obs, test=True, collect_samples=True, last_step=is_last)
+        samples = worker.buffer.memory
+        worker.buffer.clear()
+        return samples
+
+    def _write(self, samples: list[Any]) -> None:
+        if self._writer is None:
+            env = self.worker.env
+            self._writer = DatasetWriter(
+                self.settings.out,
+                schema_of(samples, self.settings.info_keys),
+                self.env,
+                env.observation_space,
+                env.action_space,
+                durable=True,
+                append=self.settings.append,
+            )
+        (episode,) = episodes_of(chunks_of(samples, Packer(self._writer.schema)))
+        self._writer.write(episode)
