@@ -261,7 +261,7 @@ def _open_dataset(path: Path) -> "Dataset":
     from tmrl.errors import DatasetError
 
     try:
-        return open_dataset(path)  # pyright: ignore[reportCallIssue]
+        return open_dataset(path)
     except DatasetError as error:
         _tell(str(error))
         sys.exit(FAILED if path.exists() else WRONG_CALL)

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from makers import buffer_of, plain_episode
-from recorded import Saved
 from tmrl import cli
 from tmrl.memory import ReplayMemory
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tmrl.datasets.open_dataset", Saved, raising=False)
 
 
 @pytest.fixture
@@ -99,9 +93,6 @@ class Absent:
             raise ModuleNotFoundError(f"no {name} here")
 
 sys.meta_path.insert(0, Absent())
-import tmrl.datasets
-from recorded import Saved
-tmrl.datasets.open_dataset = Saved
 from tmrl.cli import main
 main(sys.argv[1:])
 """

@@ -5,17 +5,19 @@ interleaved streams need not be neighbours, and the oldest rows of an episode ma
 named by its first row that is there; each row finds it by jumping along the links, twice as far each time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.datasets.damage import damage_of_segments
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MANIFEST, read_manifest
-from tmrl.datasets.segments import KIND, memory_in, read_segments
+from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, segments_of
 from tmrl.errors import DatasetError
 from tmrl.rows import Rows
 from tmrl.schema import Nest, Schema
@@ -108,41 +110,50 @@ def is_snapshot(path: Path) -> bool:
     return body.get("kind") == KIND
 
 
-def open_snapshot(path: Path) -> LinkedRows:
-    """The rows of a memory that was saved, as a dataset.
+class SavedMemory(LinkedRows):
+    """The rows of a memory that was saved. A file of rows is checked when its first row is read.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        DatasetError: A file is missing or damaged.
+        DatasetError: It holds no such memory, or its manifest or its links are damaged.
     """
-    body = memory_in(read_manifest(path)[0])
-    nothing = Nest.infer("obs", ())
-    rows: list[Rows] = []
-    back, origin = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
 
-    def put(_: int, *part: Any) -> None:
-        for column, values in zip((rows, back, origin), part, strict=True):
-            column.append(values)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        body = memory_in(read_manifest(folder)[0])
+        nothing = Nest.infer("obs", ())
+        try:
+            schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
+            origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
+            self._segments = segments_of(folder, body)
+            links = [np.empty(0, LINK), *(read_links(folder, segment) for segment in self._segments)]
+            first = self._segments[0].first if self._segments else 0
+            self._skipped = max(0, body["oldest"] - first)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DatasetError):
+                raise
+            raise DatasetError(f"{folder / MANIFEST} must be what save writes, but: {error!r}") from error
+        back, origin = (
+            np.concatenate([part[name] for part in links])[self._skipped :] for name in ("back", "origin")
+        )
+        self._starts = [segment.first - first for segment in self._segments]
+        self._opened = cache(self._read_rows)
+        super().__init__(schema, About("snapshot"), back, origin, origins, self._copy)
 
-    try:
-        schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
-        origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
-        read_segments(path, body, schema.row_dtype, put)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
-    about, take = About("snapshot"), _taker(schema, rows)
-    return LinkedRows(schema, about, np.concatenate(back), np.concatenate(origin), origins, take)
+    def damage(self) -> Iterator[str]:
+        """Reads every checksum, and names the first bad row of each damaged file by its id."""
+        return damage_of_segments(self._folder, map(asdict, self._segments), self.schema.row_dtype, LINK)
 
+    def _read_rows(self, place: int) -> Rows:
+        return read_rows(self._folder, self._segments[place], self.schema.row_dtype)
 
-def _taker(schema: Schema, parts: Sequence[Rows]) -> Callable[[NDArray[np.int64]], Rows]:
-    starts = np.cumsum([0, *map(len, parts)])
-
-    def take(places: NDArray[np.int64]) -> Rows:
-        rows = np.empty(len(places), schema.row_dtype)
-        cuts = np.searchsorted(places, starts)
-        for part, start, (first, stop) in zip(parts, starts, pairwise(cuts), strict=False):
-            rows[first:stop] = part[places[first:stop] - start]
+    def _copy(self, places: NDArray[np.int64]) -> Rows:
+        places = places + self._skipped
+        rows = np.empty(len(places), self.schema.row_dtype)
+        cuts = np.searchsorted(places, [*self._starts, np.iinfo(np.int64).max])
+        for place, (first, stop) in enumerate(pairwise(cuts)):
+            if first < stop:
+                rows[first:stop] = self._opened(place)[places[first:stop] - self._starts[place]]
         return rows
-
-    return take

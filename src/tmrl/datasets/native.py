@@ -8,8 +8,9 @@ Episodes lie one after the other, and none of them in two files, so that the num
 index there is. `tmrl.datasets.files` says what makes a crash harmless.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.datasets.damage import damage_of_rows
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import (
     MANIFEST,
@@ -172,6 +174,14 @@ class NativeDataset(Dataset):
         first = start - (stop - self.index.segments[place].n_rows)
         rows = self._opened(place)[first : first + entry.n_rows]
         return Episode(rows, entry.worker, entry.source, entry.begins, entry.changes)
+
+    def damage(self) -> Iterator[str]:
+        """Reads every checksum, and names the first bad row of each damaged file, counted from the oldest."""
+        for stop, segment in zip(self._segment_stops.tolist(), self.index.segments, strict=True):
+            n_rows, name = segment.n_rows, segment.name
+            checks = self.folder, f"{name}.checks.npy", np.dtype(np.uint64), n_rows, segment.checks_crc
+            rows = self.folder, f"{name}.rows.npy", self.schema.row_dtype, n_rows, segment.rows_crc
+            yield from damage_of_rows(*rows, stop - n_rows, partial(read_array, *checks))
 
     def read_segment(self, place: int) -> Rows:
         """Maps the rows of one file, read-only, and checks them.

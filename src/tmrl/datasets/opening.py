@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tmrl.datasets.dataset import Dataset
-from tmrl.datasets.linked import is_snapshot, open_snapshot
+from tmrl.datasets.linked import SavedMemory, is_snapshot
 from tmrl.datasets.minari import find_minari, is_id, is_minari, open_minari
 from tmrl.datasets.native import NativeDataset, is_native
 from tmrl.datasets.npz import is_npz, open_npz
@@ -16,7 +16,7 @@ Format = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
 
 FORMATS: tuple[Format, ...] = (
     (is_native, NativeDataset),
-    (is_snapshot, open_snapshot),
+    (is_snapshot, SavedMemory),
     (is_pickled, open_pickled),
     (is_npz, open_npz),
     (is_minari, open_minari),

@@ -8,13 +8,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tmrl.datasets.files import read_array
 from tmrl.errors import DatasetError
+from tmrl.rows import Rows
 
 KIND = "snapshot"
 LINK = np.dtype([("check", np.uint64), ("back", np.int32), ("origin", np.int32)])
@@ -45,17 +48,34 @@ def read_segments(
     Raises:
         DatasetError: A file is missing, damaged, or holds other rows.
     """
-    oldest = body["oldest"]
-    segments = list(map(segment_of, body["segments"]))
-    stops = [segment.stop for segment in segments]
-    if any(segment.first != stop for segment, stop in zip(segments[1:], stops, strict=False)):
-        raise DatasetError(f"{folder} is incomplete: its segments do not follow each other")
-    for segment in segments:
-        n = segment.stop - segment.first
-        rows = read_array(folder, f"{segment.name}.rows.npy", row_dtype, n, segment.rows_crc)
-        links = read_array(folder, f"{segment.name}.links.npy", LINK, n, segment.links_crc)
-        skipped = max(0, oldest - segment.first)
+    for segment in segments_of(folder, body):
+        rows, links = read_rows(folder, segment, row_dtype), read_links(folder, segment)
+        skipped = max(0, body["oldest"] - segment.first)
         put(segment.first + skipped, rows[skipped:], links["back"][skipped:], links["origin"][skipped:])
+
+
+def segments_of(folder: Path, body: dict[str, Any]) -> list[Segment]:
+    """The segments that a manifest names, oldest first.
+
+    Raises:
+        DatasetError: They do not follow each other.
+    """
+    segments = list(map(segment_of, body["segments"]))
+    if any(segment.first != before.stop for before, segment in pairwise(segments)):
+        raise DatasetError(f"{folder} is incomplete: its segments do not follow each other")
+    return segments
+
+
+def read_rows(folder: Path, segment: Segment, row_dtype: np.dtype[np.void]) -> Rows:
+    """Maps and checks the rows of a segment; see `read_array`."""
+    n_rows = segment.stop - segment.first
+    return read_array(folder, f"{segment.name}.rows.npy", row_dtype, n_rows, segment.rows_crc)
+
+
+def read_links(folder: Path, segment: Segment) -> NDArray[np.void]:
+    """Maps and checks the links of a segment; see `read_array`."""
+    n_rows = segment.stop - segment.first
+    return read_array(folder, f"{segment.name}.links.npy", LINK, n_rows, segment.links_crc)
 
 
 def memory_in(document: dict[str, Any]) -> dict[str, Any]:

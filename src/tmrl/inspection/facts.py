@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.datasets.files import MANIFEST, read_manifest
+from tmrl.datasets.segments import memory_in
 from tmrl.errors import DatasetError
 from tmrl.memory.stats import Tally
 
@@ -76,7 +77,7 @@ def read_facts(path: Path) -> Facts:
         return Facts(name, disk_bytes, when)
     document, _ = read_manifest(path)
     try:
-        return Facts(name, disk_bytes, when, **_of_memory(document.get("memory", document)))
+        return Facts(name, disk_bytes, when, **_of_memory(memory_in(document)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
 

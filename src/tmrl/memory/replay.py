@@ -314,7 +314,8 @@ class ReplayMemory(TorchMemory):
             StorageError: The `storage_path` holds a memory already.
         """
         settings: dict[str, Any] = memory_in(read_manifest(Path(path))[0])["settings"]
-        memory = cls(**{**settings, **arguments, "dataset_path": ""})
+        given: dict[str, Any] = {**settings, **arguments, "dataset_path": ""}
+        memory = cls(**given)
         try:
             memory.restore(path)
         except BaseException:
