@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tmrl import cli
+from tmrl.datasets import open_dataset
 from tmrl.runs.settings import TrainSettings
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16")
@@ -306,8 +307,11 @@ def test_record_export_and_train_go_together(call):
     assert "2 episodes were recorded in demo" in out
     code, out, _ = call("export", "demo", "demo.npz", "--to", "npz")
     assert (code, out) == (0, "60 transitions of 2 episodes are in demo.npz\n")
-    code, _, err = call("train", *SHORT, "--name", "one", "--target-return", "-1e6", "--dataset", "demo.npz")
+    begin = ("--dataset", "demo.npz", "--demos", "demo", "--memory-size", "1MB")
+    code, _, err = call("train", *SHORT, "--name", "one", "--target-return", "-1e6", *begin)
     assert code == 0, err
+    sources = {episode.source for episode in open_dataset("runs/one/checkpoint").episodes()}
+    assert sources == {"online", "demo"}
     assert json.loads(Path("runs/one/config.json").read_text())["dataset"] == "demo.npz"
     code, out, err = call("record", "more", "--policy", "runs/one", "--episodes", "1", "--max-steps", "5")
     assert code == 0, err
@@ -329,7 +333,7 @@ def test_export_says_what_was_dropped(call):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "nothing", "out"), "nothing must be a folder of this package, a saved memory, "),
+        (("export", "nothing", "out"), "nothing must be a folder of this package, a memory that was saved"),
         (("export", "nothing", "out", "--to", "csv"), "csv"),
         (("record", "out"), "--env must be given for random actions"),
         (("record", "out", "--env", "Pendulum-v1", "--episodes", "0"), "--episodes and --max-steps must be"),

@@ -16,8 +16,7 @@ import tyro
 from rich.console import Console
 
 from tmrl import __version__
-from tmrl.runs.record import RecordSettings
-from tmrl.runs.settings import TrainSettings
+from tmrl.runs.settings import RecordSettings, TrainSettings
 
 if TYPE_CHECKING:
     from tmrl.datasets.dataset import Dataset
@@ -114,7 +113,8 @@ def inspect(path: tyro.conf.Positional[Path], html: Path | None = None) -> int:
         if html is not None and not html.parent.is_dir():
             raise FileNotFoundError(f"--html must be a file in a folder that exists, got {html}")
     with _damage_told():
-        dataset, facts = _open_dataset(path), read_facts(path)
+        dataset = _open_dataset(path)
+        facts = read_facts(path, dataset)
         with _progress(dataset.n_rows) as on_rows:
             contents = read_contents(dataset, on_rows)
         console = Console()

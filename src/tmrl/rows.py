@@ -1,5 +1,6 @@
 """Arrays of rows: copied whole, written round a ring, and linked to each other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ START = 0
 GAP = -1
 """The link of a row whose predecessor was lost, or is not known."""
 
+NOBODY = -1
+"""The origin of a place within a ring that holds no row."""
+
 
 def record_dtype(row_dtype: np.dtype[np.void]) -> np.dtype[np.void]:
     """Rows as opaque records, which NumPy copies whole, padding included, instead of field by field."""
@@ -22,6 +26,12 @@ def record_dtype(row_dtype: np.dtype[np.void]) -> np.dtype[np.void]:
 def take_rows(rows: Rows, places: NDArray[Any]) -> Rows:
     """Copies rows from places, `(n,)` integers or `(len(rows),)` bools, with every byte of each."""
     return rows.view(record_dtype(rows.dtype))[places].view(rows.dtype)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Copies arrays of rows of one dtype, at least one, behind each other, with every byte of each."""
+    row_dtype = parts[0].dtype
+    return np.concatenate([part.view(record_dtype(row_dtype)) for part in parts]).view(row_dtype)
 
 
 def put(column: NDArray[Any], slot: int, values: NDArray[Any]) -> None:

@@ -69,7 +69,7 @@ def test_what_cannot_be_opened_is_said_with_what_was_found(tmp_path: Path) -> No
         (tmp_path / "thesis.tex", "found a file of 13 bytes"),
     ):
         with pytest.raises(
-            DatasetError, match=rf"must be a folder of this package, a saved memory, .*{found}"
+            DatasetError, match=rf"must be a folder of this package, a memory that was saved.*{found}"
         ):
             open_dataset(path)
 

@@ -7,6 +7,7 @@ import pytest
 
 from makers import buffer_of, plain_episode, stamped
 from tmrl.datasets.files import read_manifest, replace_manifest
+from tmrl.datasets.opening import open_dataset
 from tmrl.errors import DatasetError
 from tmrl.inspection.facts import read_facts
 from tmrl.memory import ReplayMemory
@@ -23,7 +24,8 @@ def saved(folder: Path, within: dict[str, object] | None = None) -> Path:
 
 
 def test_a_memory_says_its_counts_and_ids(tmp_path: Path) -> None:
-    facts = read_facts(saved(tmp_path / "mine"))
+    folder = saved(tmp_path / "mine")
+    facts = read_facts(folder, open_dataset(folder))
     assert (facts.name, facts.capacity, facts.row_ids) == ("mine", 20, range(3, 24))
     assert facts.newest == {"ann": 23, "bob": 17}
     total = facts.tally.total()
@@ -31,8 +33,9 @@ def test_a_memory_says_its_counts_and_ids(tmp_path: Path) -> None:
     assert facts.disk_bytes == sum(file.stat().st_size for file in (tmp_path / "mine").iterdir())
     assert facts.changed_at is not None
     assert facts.changed_at.year >= 2024
-    assert len(facts.arrivals()[0]) == 0
-    assert np.isnan(facts.age_s(5))
+    assert facts.arrivals()[1].sum() == 21
+    assert 0 <= facts.age_s(5) < 60
+    assert np.isnan(read_facts(tmp_path).age_s(5))
 
 
 def test_a_memory_within_a_checkpoint_is_found(tmp_path: Path) -> None:
@@ -41,9 +44,9 @@ def test_a_memory_within_a_checkpoint_is_found(tmp_path: Path) -> None:
 
 def test_ages_come_from_the_times_of_arrival(tmp_path: Path) -> None:
     body, _ = read_manifest(saved(tmp_path))
-    body["state"]["times"] = [[0, 50.0], [2, 100.0], [6, 160.0], [20, 220.0]]
+    body["state"]["store"]["times"] = [[0, 50.0], [2, 100.0], [6, 160.0], [20, 220.0]]
     replace_manifest(tmp_path, body)
-    facts = read_facts(tmp_path)
+    facts = read_facts(tmp_path, open_dataset(tmp_path))
     ages_s, n_rows = facts.arrivals()
     # The rows 3 to 5 arrived at 100, 6 to 19 at 160, and 20 to 23 at 220 seconds.
     assert (ages_s.tolist(), n_rows.tolist()) == ([120.0, 60.0, 0.0], [3, 14, 4])
@@ -70,7 +73,7 @@ def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"memory": 3}, {"state": {"tally": 7}}, {"state": {"streams": [1]}}, {"oldest": 0, "segments": [{}]}],
+    [{"memory": 3}, {"state": {"tally": 7}}, {"state": {"store": {"streams": [1]}}}],
 )
 def test_a_manifest_that_save_did_not_write_is_told(tmp_path: Path, body: dict[str, object]) -> None:
     replace_manifest(tmp_path, body)

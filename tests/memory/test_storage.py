@@ -297,7 +297,7 @@ def filled(folder: Path, n: int = 100) -> list[Any]:
 
 def ring_of(folder: Path) -> RowFile:
     """The files of a memory, to be tampered with."""
-    info = storage.ring_info(files.read_manifest(folder)[0])
+    info = row_file.info_in(files.read_manifest(folder)[0])
     assert info is not None
     with open_memory(folder) as memory:
         assert memory.schema is not None

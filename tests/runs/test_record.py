@@ -16,7 +16,8 @@ from rich.console import Console
 from tmrl.datasets import open_dataset
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory
-from tmrl.runs.record import Recorder, RecordSettings
+from tmrl.runs.record import Recorder
+from tmrl.runs.settings import RecordSettings
 
 
 class Count(gymnasium.Env[Any, Any]):

@@ -19,7 +19,7 @@ from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, segments_of
 from tmrl.errors import DatasetError
-from tmrl.rows import Rows
+from tmrl.rows import NOBODY, Rows, join_rows, take_rows
 from tmrl.schema import Nest, Schema
 from tmrl.schema_json import schema_from_json
 
@@ -31,12 +31,16 @@ class LinkedRows(Dataset):
         schema: The layout of the rows.
         about: What is known beside the rows.
         back: `(n,)` links of all rows.
-        origin: `(n,)` numbers in `origins`.
+        origin: `(n,)` numbers in `origins`; `NOBODY` where no row is.
         origins: Worker and source of each number.
         take: Copies the rows in `(k,)` places from 0 to n - 1, checked.
+        oldest: Id of the first row.
 
     Raises:
         DatasetError: Two rows follow the same one, or an origin is not known.
+
+    Attributes:
+        row_ids: Ids of the rows, and of places within them where a row was lost.
     """
 
     def __init__(
@@ -47,15 +51,21 @@ class LinkedRows(Dataset):
         origin: NDArray[np.int32],
         origins: Sequence[tuple[str, str]],
         take: Callable[[NDArray[np.int64]], Rows],
+        oldest: int = 0,
     ) -> None:
         super().__init__(schema, about)
-        if len(origin) and not 0 <= int(origin.min()) <= int(origin.max()) < len(origins):
+        if len(origin) and not NOBODY <= int(origin.min()) <= int(origin.max()) < len(origins):
             raise DatasetError("the rows contradict themselves: an origin is not known")
+        self.row_ids = range(oldest, oldest + len(back))
         self._back = back
         self._origin = origin
         self._origins = origins
         self._take = take
-        self._places, self._bounds = chains(back)
+        places, bounds = chains(back)
+        n_rows = np.diff(bounds)
+        is_there = origin[places[bounds[:-1]]] != NOBODY
+        self._places = places[np.repeat(is_there, n_rows)]
+        self._bounds = np.concatenate([[0], np.cumsum(n_rows[is_there])])
 
     @property
     def rows_per_episode(self) -> NDArray[np.int64]:
@@ -140,7 +150,8 @@ class SavedMemory(LinkedRows):
         )
         self._starts = [segment.first - first for segment in self._segments]
         self._opened = cache(self._read_rows)
-        super().__init__(schema, About("snapshot"), back, origin, origins, self._copy)
+        oldest = first + self._skipped
+        super().__init__(schema, About("snapshot"), back, origin, origins, self._copy, oldest)
 
     def damage(self) -> Iterator[str]:
         """Reads every checksum, and names the first bad row of each damaged file by its id."""
@@ -151,9 +162,10 @@ class SavedMemory(LinkedRows):
 
     def _copy(self, places: NDArray[np.int64]) -> Rows:
         places = places + self._skipped
-        rows = np.empty(len(places), self.schema.row_dtype)
         cuts = np.searchsorted(places, [*self._starts, np.iinfo(np.int64).max])
-        for place, (first, stop) in enumerate(pairwise(cuts)):
-            if first < stop:
-                rows[first:stop] = self._opened(place)[places[first:stop] - self._starts[place]]
-        return rows
+        parts = [
+            take_rows(self._opened(place), places[first:stop] - self._starts[place])
+            for place, (first, stop) in enumerate(pairwise(cuts))
+            if first < stop
+        ]
+        return join_rows(parts)

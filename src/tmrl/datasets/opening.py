@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.linked import SavedMemory, is_snapshot
+from tmrl.datasets.living import LivingMemory, is_living
 from tmrl.datasets.minari import find_minari, is_id, is_minari, open_minari
 from tmrl.datasets.native import NativeDataset, is_native
 from tmrl.datasets.npz import is_npz, open_npz
@@ -17,14 +18,15 @@ Format = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
 FORMATS: tuple[Format, ...] = (
     (is_native, NativeDataset),
     (is_snapshot, SavedMemory),
+    (is_living, LivingMemory),
     (is_pickled, open_pickled),
     (is_npz, open_npz),
     (is_minari, open_minari),
 )
 
 _ACCEPTED = (
-    "a folder of this package, a saved memory, a folder with a data.pkl, an .npz file, or the folder or id "
-    "of a Minari dataset"
+    "a folder of this package, a memory that was saved or lives in a folder, a folder with a data.pkl, an "
+    ".npz file, or the folder or id of a Minari dataset"
 )
 
 
@@ -32,8 +34,9 @@ def open_dataset(path: str | Path) -> Dataset:
     """Opens recorded data of any format; nothing that the files hold is run, and nothing is written.
 
     Args:
-        path: A folder that `DatasetWriter` wrote, one that `ReplayMemory.save` wrote, one with the documented
-            `data.pkl`, an `.npz` file, or a Minari dataset (its folder, or its id in Minari's own root).
+        path: A folder that `DatasetWriter` wrote, one that `ReplayMemory.save` wrote, one that a memory lives
+            in, one with the documented `data.pkl`, an `.npz` file, or a Minari dataset (its folder, or its id
+            in Minari's own root).
 
     Raises:
         DatasetError: It is none of these, or damaged; the message says what was found.

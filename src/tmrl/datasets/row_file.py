@@ -26,7 +26,10 @@ from numpy.typing import NDArray
 from tmrl.chunk import Chunk
 from tmrl.datasets.files import row_checks
 from tmrl.errors import DatasetError, StorageError
-from tmrl.rows import GAP, Rows, put, take_rows
+from tmrl.rows import GAP, NOBODY, Rows, put, take_rows
+
+KIND = "memory"
+"""Of manifests of a memory that lives in its folder."""
 
 LINK = np.dtype(
     [
@@ -41,9 +44,6 @@ LINK = np.dtype(
     ]
 )
 """`id` is -1 where a slot is empty; `origin` and `stream` are places in the manifest's lists."""
-
-NOBODY = -1
-"""The origin of a slot within the ring that holds no row."""
 
 CHECKED_AT_ONCE = 1 << 26
 """Bytes of rows that are checked, or copied, at a time."""
@@ -71,6 +71,12 @@ class Survey:
     """`(next - oldest,)` whether the row with id `oldest + i` is there."""
     damaged: NDArray[np.int64]
     """Slots whose bytes are not what was written."""
+
+    @classmethod
+    def of_nothing(cls, damaged: NDArray[np.int64] | None = None) -> "Survey":
+        """What is found where no row is."""
+        nothing = np.empty(0, np.int64)
+        return cls(0, 0, np.empty(0, np.bool_), nothing if damaged is None else damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +179,7 @@ class RowFile:
         is_valid = is_placed & self._is_right(is_placed)
         damaged = np.flatnonzero(~is_valid & (ids != -1))
         if not is_valid.any():
-            return Survey(0, 0, np.empty(0, np.bool_), damaged)
+            return Survey.of_nothing(damaged)
         newest = int(ids[is_valid].max())
         # A row of an earlier lap stands where a newer one has not reached the disk.
         is_valid &= ids > newest - n_rows
@@ -191,7 +197,7 @@ class RowFile:
             is_right[part][chosen] = checks(rows, links) == links["check"]
         return is_right
 
-    def _row_id(self, slot: int) -> int:
+    def row_id(self, slot: int) -> int:
         """The id that a damaged slot gives, or that of the first row that it could hold."""
         row_id = int(self.links["id"][slot])
         return row_id if row_id >= 0 and row_id % self.info.n_rows == slot else slot
@@ -207,7 +213,7 @@ class RowFile:
             What was wrong.
         """
         lost = np.flatnonzero(~survey.is_held) + survey.oldest
-        damaged = sorted(map(self._row_id, survey.damaged.tolist()))
+        damaged = sorted(map(self.row_id, survey.damaged.tolist()))
         self.links["id"][survey.damaged] = -1
         if len(lost):
             self.links["id"][lost % self.info.n_rows] = -1
@@ -217,41 +223,35 @@ class RowFile:
         return Loss(tuple(damaged), min(max(0, next_id - survey.next), self.info.n_rows))
 
     def _cut_links(self, survey: Survey) -> None:
-        held = np.flatnonzero(survey.is_held) + survey.oldest
-        previous = held - self.links["back"][held % self.info.n_rows]
-        is_cut = (previous < held) & (previous >= survey.oldest)
-        is_cut[is_cut] = ~survey.is_held[previous[is_cut] - survey.oldest]
-        slots = held[is_cut] % self.info.n_rows
+        ids = np.flatnonzero(survey.is_held) + survey.oldest
+        slots = ids % self.info.n_rows
+        slots = slots[_leads_nowhere(ids, self.links["back"][slots], survey.oldest, survey.is_held)]
         links = self.links[slots]
         links["back"] = GAP
         links["check"] = checks(take_rows(self.rows, slots), links)
         self.links[slots] = links
 
-    def read(self, put: Callable[[int, Rows, NDArray[np.int32], NDArray[np.int32]], None]) -> Loss:
+    def read(self, put: Callable[[int, Rows, NDArray[np.int32], NDArray[np.int32]], None]) -> None:
         """Hands copies of the rows on, oldest first, also while another process goes on writing.
 
         Rows that it overwrites meanwhile are left out, as are damaged ones; no link leads to either.
 
         Args:
             put: Called with the first id, rows, links and origins of each stretch.
-
-        Returns:
-            What is damaged.
         """
         survey = self.survey()
         is_held = survey.is_held.copy()
         for part in pieces(len(is_held), self.rows.dtype.itemsize):
             ids = np.arange(part.start, part.stop) + survey.oldest
-            slots = ids % self.info.n_rows
-            rows, links = take_rows(self.rows, slots), self.links[slots]
-            is_held[part] &= (links["id"] == ids) & (checks(rows, links) == links["check"])
-            previous = ids - links["back"]
-            is_cut = (previous < ids) & (previous >= survey.oldest)
-            is_cut[is_cut] = ~is_held[previous[is_cut] - survey.oldest]
-            links["back"][is_cut | ~is_held[part]] = GAP
-            links["origin"][~is_held[part]] = NOBODY
-            put(survey.oldest + part.start, rows, links["back"], links["origin"])
-        return Loss(tuple(sorted(map(self._row_id, survey.damaged.tolist()))), 0)
+            rows, links, is_right = self.copy(ids)
+            is_held[part] &= is_right
+            put(ids[0], rows, *linked(ids, links, survey.oldest, is_held))
+
+    def copy(self, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[Any], NDArray[np.bool_]]:
+        """Copies rows and their links, and tells for each whether it is there and what was written."""
+        slots = ids % self.info.n_rows
+        rows, links = take_rows(self.rows, slots), self.links[slots]
+        return rows, links, (links["id"] == ids) & (checks(rows, links) == links["check"])
 
     def copy_links(self, other: "RowFile", ids: range) -> None:
         """Copies the links of rows from another file; the rows are copied already."""
@@ -272,12 +272,17 @@ class RowFile:
         return asdict(self.info)
 
 
-def info_from_json(document: Any) -> RowFileInfo:
-    """The info that `RowFile.to_json` wrote.
+def info_in(document: dict[str, Any]) -> RowFileInfo | None:
+    """The files that the manifest of a memory names; None if it had no rows yet.
 
     Raises:
-        DatasetError: It is no such document.
+        DatasetError: It is no such manifest.
     """
+    ring = document.get("ring")
+    return None if ring is None else _info_from_json(ring)
+
+
+def _info_from_json(document: Any) -> RowFileInfo:
     try:
         name, n_rows = str(document["name"]), int(document["n_rows"])
         rows_head, links_head = (
@@ -288,6 +293,33 @@ def info_from_json(document: Any) -> RowFileInfo:
     if Path(name).name != name or n_rows < 1:
         raise DatasetError(f"a manifest must name files of its own folder, got {name!r} of {n_rows} rows")
     return RowFileInfo(name, n_rows, rows_head, links_head)
+
+
+def linked(
+    ids: NDArray[np.int64], links: NDArray[Any], oldest: int, is_held: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Links and origins of rows, made good where rows are not there.
+
+    Args:
+        ids: `(n,)` their ids.
+        links: `(n,)` what stands beside them.
+        oldest: Id of the oldest row of all.
+        is_held: Whether the row with id `oldest + i` is there.
+    """
+    is_there = is_held[ids - oldest]
+    back = np.where(is_there, links["back"], GAP)
+    back[_leads_nowhere(ids, back, oldest, is_held)] = GAP
+    return back, np.where(is_there, links["origin"], NOBODY)
+
+
+def _leads_nowhere(
+    ids: NDArray[np.int64], back: NDArray[np.int32], oldest: int, is_held: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which links lead to a row that was not evicted and is not there."""
+    previous = ids - back
+    leads = (back > 0) & (previous >= oldest)
+    leads[leads] = ~is_held[previous[leads] - oldest]
+    return leads
 
 
 def links_of(

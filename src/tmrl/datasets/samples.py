@@ -8,6 +8,7 @@ import numpy as np
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Episode, cut
 from tmrl.errors import SchemaError
+from tmrl.rows import join_rows
 from tmrl.schema import Nest, Schema, info_name
 
 
@@ -37,8 +38,7 @@ def schema_of(samples: Sequence[Any], info_keys: Collection[str]) -> Schema:
 
 def episodes_of(chunks: Sequence[Chunk]) -> list[Episode]:
     """Cuts chunks of one stream, which follow each other, into episodes."""
-    # The dtype by name: NumPy's own choice has no padding.
-    rows = np.concatenate([chunk.rows for chunk in chunks], dtype=chunks[0].rows.dtype)
+    rows = join_rows([chunk.rows for chunk in chunks])
     begins = np.concatenate([chunk.starts for chunk in chunks])
     numbers = np.concatenate([chunk.episodes for chunk in chunks])
     sources = np.concatenate([np.full(len(chunk.rows), chunk.source) for chunk in chunks])

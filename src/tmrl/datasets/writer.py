@@ -7,8 +7,6 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import (
     MANIFEST,
@@ -22,6 +20,7 @@ from tmrl.datasets.files import (
 from tmrl.datasets.native import KIND, Entry, Index, NativeDataset, Segment
 from tmrl.datasets.spaces import environment_to_json
 from tmrl.errors import DatasetError
+from tmrl.rows import join_rows
 from tmrl.schema import Schema
 from tmrl.schema_json import schema_to_json
 
@@ -108,7 +107,7 @@ class DatasetWriter:
             )
         # Until all of it is done: after an exception, the index may say more than the files hold.
         self._is_open = False
-        self._waiting.append(rows if self.durable else rows.copy())
+        self._waiting.append(rows if self.durable else join_rows([rows]))
         labels = episode.worker, episode.source, episode.begins, episode.changes
         self._index.entries.append(Entry(len(rows), *labels))
         if self.durable:
@@ -129,8 +128,7 @@ class DatasetWriter:
             self._name_all()
 
     def _write_segment(self) -> None:
-        # The dtype by name: NumPy's own choice has no padding.
-        rows = np.concatenate(self._waiting, dtype=self.schema.row_dtype)
+        rows = join_rows(self._waiting)
         self._waiting = []
         name = f"{len(self._index.segments):08d}-{secrets.token_hex(4)}"
         rows_crc = write_array(self.folder / f"{name}.rows.npy", rows)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.segments import memory_in
 from tmrl.errors import DatasetError
@@ -58,11 +59,12 @@ class Facts:
         return float(self.times[-1, 1] - self.times[place, 1])
 
 
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path, dataset: Dataset | None = None) -> Facts:
     """Reads what the files say beside their rows.
 
     Args:
         path: A folder, a file, or the id of a dataset whose files lie elsewhere.
+        dataset: What was opened there; that of a memory knows the ids of its rows.
 
     Raises:
         DatasetError: There is a manifest, and it is damaged.
@@ -77,7 +79,8 @@ def read_facts(path: Path) -> Facts:
         return Facts(name, disk_bytes, when)
     document, _ = read_manifest(path)
     try:
-        return Facts(name, disk_bytes, when, **_of_memory(memory_in(document)))
+        row_ids = getattr(dataset, "row_ids", None)
+        return Facts(name, disk_bytes, when, row_ids=row_ids, **_of_memory(memory_in(document)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
 
@@ -85,16 +88,16 @@ def read_facts(path: Path) -> Facts:
 def _of_memory(body: dict[str, Any]) -> dict[str, Any]:
     """What a manifest says of a memory; nothing if it is one of something else."""
     state: dict[str, Any] = body.get("state", {})
-    segments: list[dict[str, Any]] = body.get("segments", [])
+    store: dict[str, Any] = state.get("store") or {}
     newest: dict[str, int] = {}
-    for worker, _, row_id, *_ in state.get("streams", []):
-        newest[worker] = max(row_id, newest.get(worker, -1))
+    for worker, _, *place in store.get("streams", []):
+        if place:
+            newest[worker] = max(place[0], newest.get(worker, -1))
     tally = Tally()
     tally.restore(state.get("tally", []))
     return {
         "capacity": body.get("settings", {}).get("memory_size"),
-        "row_ids": range(body["oldest"], segments[-1]["stop"]) if "oldest" in body and segments else None,
         "tally": tally,
         "newest": newest,
-        "times": np.array(state.get("times", []), np.float64).reshape(-1, 2),
+        "times": np.array(store.get("times", []), np.float64).reshape(-1, 2),
     }

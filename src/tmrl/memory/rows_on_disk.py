@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tmrl.datasets import segments
-from tmrl.datasets.row_file import RowFile
+from tmrl.datasets import row_file, segments
+from tmrl.datasets.row_file import RowFile, info_in
 from tmrl.datasets.segments import read_segments
 from tmrl.errors import DatasetError
-from tmrl.memory import storage
 
 
 def read_rows(
@@ -30,8 +29,8 @@ def read_rows(
     kind = body.get("kind")
     if kind == segments.KIND:
         read_segments(folder, body, row_dtype, put)
-    elif kind == storage.KIND:
-        info = storage.ring_info(body)
+    elif kind == row_file.KIND:
+        info = info_in(body)
         if info is not None:
             RowFile(folder, info, row_dtype, "r").read(put)
     else:

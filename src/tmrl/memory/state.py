@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
-from tmrl.datasets.row_file import LINK
+from tmrl.datasets.row_file import LINK, info_in
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
@@ -26,7 +26,7 @@ from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
 from tmrl.memory.stats import Tally
-from tmrl.memory.storage import Storage, ring_info
+from tmrl.memory.storage import Storage
 from tmrl.memory.store import Store
 from tmrl.packing import worker_of
 from tmrl.rows import Rows
@@ -213,7 +213,7 @@ class MemoryState:
         storage = self.storage
         if storage is None or storage.document is None or storage.document["state"]["filling"]:
             return
-        document, info = storage.document, ring_info(storage.document)
+        document, info = storage.document, info_in(storage.document)
         self._is_recovered = True
         with self.lock:
             self.restore(document)

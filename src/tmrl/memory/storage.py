@@ -18,13 +18,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
-from tmrl.datasets.row_file import RowFile, RowFileInfo, info_from_json
+from tmrl.datasets.row_file import KIND, RowFile, RowFileInfo
 from tmrl.errors import DatasetError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KIND = "memory"
 LOCK = "lock"
 
 
@@ -130,9 +129,3 @@ class Storage:
         """Lets others write the folder."""
         self.file = None
         self._lock.release()
-
-
-def ring_info(document: dict[str, Any]) -> RowFileInfo | None:
-    """The files of rows that a manifest names; None if the memory had no rows yet."""
-    ring = document.get("ring")
-    return None if ring is None else info_from_json(ring)

@@ -1,12 +1,10 @@
 """Recording: a policy acts, and each complete episode is on the disk before the next one begins."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -16,50 +14,8 @@ from tmrl.datasets.samples import episodes_of, schema_of
 from tmrl.datasets.writer import DatasetWriter, check_is_free
 from tmrl.packing import Packer
 from tmrl.runs.folder import RunFolder, read_json
+from tmrl.runs.settings import RANDOM, RecordSettings
 from tmrl.worker import RolloutWorker
-
-RANDOM = "random"
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSettings:
-    """Record complete episodes of a policy as a dataset; Ctrl-C stops, and what is recorded stays."""
-
-    out: Annotated[Path, tyro.conf.Positional]
-    """Folder of the dataset; made if need be."""
-    env: str | None = None
-    """Id of a Gymnasium environment; by default that of the run."""
-    policy: str = RANDOM
-    """Folder of the run whose policy acts, without exploration; or random."""
-    episodes: int = 10
-    """Episodes to record."""
-    max_steps: int | None = None
-    """Steps after which an episode is truncated; by default the environment's own limit."""
-    seed: int = 0
-    """Seed of the environment and of random actions."""
-    source: str = "demo"
-    """Label of the data."""
-    info_keys: tuple[str, ...] = ()
-    """Entries of info to keep."""
-    crc_debug: bool = False
-    """Record the checksums of each transition too, as CRC debugging needs them."""
-    append: bool = False
-    """Go on with the dataset that is in the folder."""
-
-    def check(self) -> None:
-        """Checks the numbers and the folder.
-
-        Raises:
-            ValueError: One does not suit; the message names its flag.
-        """
-        if self.episodes < 1 or (self.max_steps is not None and self.max_steps < 1) or self.seed < 0:
-            raise ValueError(
-                "--episodes and --max-steps must be at least 1 and --seed at least 0, got "
-                f"{self.episodes}, {self.max_steps} and {self.seed}"
-            )
-        if self.env is None and self.policy == RANDOM:
-            raise ValueError("--env must be given for random actions; a run knows its environment")
-        check_is_free(self.out, self.append)
 
 
 class RandomActor(ActorModule):
@@ -113,6 +69,7 @@ class Recorder:
         from tmrl.runs.session import make_env
 
         settings.check()
+        check_is_free(settings.out, settings.append)
         self.settings = settings
         if settings.policy == RANDOM:
             env, actor = None, partial(RandomActor, seed=settings.seed)

@@ -125,16 +125,7 @@ class Session:
         spaces = self.worker.env.observation_space, self.worker.env.action_space
         self.training = TorchTrainingOffline(
             spaces,
-            partial(
-                ReplayMemory,
-                memory_size=settings.memory_size,
-                batch_size=settings.batch_size,
-                dataset_path=settings.dataset or "",
-                crc_debug=settings.crc_debug,
-                seed=settings.seed,
-                observation_space=spaces[0],
-                action_space=spaces[1],
-            ),
+            partial(_make_memory, settings, spaces, is_new=resumed is None),
             partial(SACAgent, lr=settings.learning_rate),
             epochs=1,
             steps=STEPS_PER_ROUND,
@@ -194,6 +185,25 @@ class Session:
         """Returns of the final test of the policy as it is now."""
         seed = self.settings.seed + TEST_SEED_OFFSET
         return run_tests(self.env_cls, self.training.agent.get_actor(), TEST_EPISODES, seed)
+
+
+def _make_memory(
+    settings: TrainSettings, spaces: tuple[Any, Any], is_new: bool, **kwargs: Any
+) -> ReplayMemory:
+    """The memory of a run, with the recorded data that it begins with unless they are in its checkpoint."""
+    memory = ReplayMemory(
+        memory_size=settings.memory_size,
+        batch_size=settings.batch_size,
+        dataset_path=(settings.dataset or "") if is_new else "",
+        crc_debug=settings.crc_debug,
+        seed=settings.seed,
+        observation_space=spaces[0],
+        action_space=spaces[1],
+        **kwargs,
+    )
+    if settings.demos and is_new:
+        memory.append_dataset(settings.demos, source="demo")
+    return memory
 
 
 def resumed_session(settings: TrainSettings, folder: RunFolder) -> Session:

@@ -1,12 +1,16 @@
-"""The settings of a training run: the flags of `tmrl train`, and what `config.json` remembers."""
+"""The flags of `tmrl train`, which `config.json` remembers, and those of `tmrl record`."""
 
 import math
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+RANDOM = "random"
+"""Stands for a policy that acts at random."""
 FIXED = ("env", "name", "seed", "warm_up", "crc_debug")
 """Settings that a run keeps when it goes on: they say what its rows and its counts mean."""
 PENDULUM_TARGET = -250.0
@@ -27,8 +31,8 @@ class TrainSettings:
     """Seed of the networks, the noise, the environment and the memory's draws."""
     batch_size: int = 256
     """Transitions in a batch."""
-    memory_size: float = 1e6
-    """Most transitions that the memory holds."""
+    memory_size: float | str = 1e6
+    """Most transitions that the memory holds; or all the bytes to use for it, as in 4GB."""
     learning_rate: float = 1e-3
     """Learning rate of the critics, the policy and the temperature."""
     warm_up: int = 500
@@ -37,6 +41,8 @@ class TrainSettings:
     """Compare every transition drawn with the checksums that the worker took."""
     dataset: str | None = None
     """Recorded data that the memory begins with: a folder, an .npz file, or the id of a Minari dataset."""
+    demos: str | None = None
+    """Demonstrations that the memory begins with too, labelled demo; likewise."""
     device: str | None = None
     """Where to train, such as cpu or cuda; by default cuda if there is one."""
     threads: int = 1
@@ -55,7 +61,7 @@ class TrainSettings:
             ValueError: One is out of range; the message names its flag.
         """
         for name in ("steps", "batch_size", "memory_size", "threads"):
-            if getattr(self, name) < 1:
+            if not isinstance(getattr(self, name), str) and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         for name in ("warm_up", "seed", "checkpoint_interval_s"):
             if getattr(self, name) < 0:
@@ -117,3 +123,43 @@ class TrainSettings:
                 f"the config.json of {resume} must hold the settings of a run, but: {error}"
             ) from error
         return settings
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """Record complete episodes of a policy as a dataset; Ctrl-C stops, and what is recorded stays."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder of the dataset; made if need be."""
+    env: str | None = None
+    """Id of a Gymnasium environment; by default that of the run."""
+    policy: str = RANDOM
+    """Folder of the run whose policy acts, without exploration; or random."""
+    episodes: int = 10
+    """Episodes to record."""
+    max_steps: int | None = None
+    """Steps after which an episode is truncated; by default the environment's own limit."""
+    seed: int = 0
+    """Seed of the environment and of random actions."""
+    source: str = "demo"
+    """Label of the data."""
+    info_keys: tuple[str, ...] = ()
+    """Entries of info to keep."""
+    crc_debug: bool = False
+    """Record the checksums of each transition too, as CRC debugging needs them."""
+    append: bool = False
+    """Go on with the dataset that is in the folder."""
+
+    def check(self) -> None:
+        """Checks the numbers and the folder.
+
+        Raises:
+            ValueError: One does not suit; the message names its flag.
+        """
+        if self.episodes < 1 or (self.max_steps is not None and self.max_steps < 1) or self.seed < 0:
+            raise ValueError(
+                "--episodes and --max-steps must be at least 1 and --seed at least 0, got "
+                f"{self.episodes}, {self.max_steps} and {self.seed}"
+            )
+        if self.env is None and self.policy == RANDOM:
+            raise ValueError("--env must be given for random actions; a run knows its environment")
