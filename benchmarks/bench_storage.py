@@ -18,6 +18,7 @@ from tmrl.networking import Buffer
 
 BATCH_SIZE = 256
 ROUNDS = 40
+PICKLING, TORCHRL = "pickle a list of tuples", "TorchRL, dumps"
 
 
 def measure(workload: Workload, rounds: int) -> dict[str, float]:
@@ -77,8 +78,8 @@ def measure_saving(workload: Workload) -> dict[str, float]:
             again.append(_seconds(lambda: memory.save(folder / "ours")))
         saved["save again, 1 % new"] = median(again)
         saved["load"] = _seconds(lambda: ReplayMemory.load(folder / "ours"))
-        saved["pickle a list of tuples"] = _pickling(workload, folder / "list.pkl")
-        saved["TorchRL, dumps"] = _torchrl(workload, folder / "torchrl")
+        saved[PICKLING] = _pickling(workload, folder / "list.pkl")
+        saved[TORCHRL] = _torchrl(workload, folder / "torchrl")
         return saved
     finally:
         shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench_storage import PICKLING, TORCHRL
 from limit import LIMIT
 from results import Results
 from workloads import WORKLOADS
@@ -10,6 +11,7 @@ from workloads import WORKLOADS
 OURS = "tmrl"
 SHARE_OF_FASTEST_PEER = {"W1": 0.40, "W2": 0.75, "W3": 0.40, "W4": 0.75}
 MULTIPLE_OF_LIMIT = 1.6
+APPEND_ON_DISK = {"W1": 2.0, "W2": 1.2, "W3": 2.0, "W4": 1.2}
 
 INTRODUCTION = """\
 # Benchmarks
@@ -56,13 +58,15 @@ def page(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts = [INTRODUCTION, f"{results.date}; {results.machine}; {versions}.\n"]
     parts += ["## To reach\n", _table(["", "found", "to reach", ""], [t.cells for t in targets(results)])]
-    parts += [*_sampling(results), *_appending(results), *_memory(results), *_pipeline(results)]
+    parts += [*_sampling(results), *_appending(results), *_storage(results), *_memory(results)]
+    parts += [*_pipeline(results)]
     return "\n".join(parts)
 
 
 def targets(results: Results) -> list[Target]:
     """What this project sets out to reach, as far as the run measured it."""
-    return [*_sampling_targets(results), *_append_targets(results), *_other_targets(results)]
+    found = (_sampling_targets, _append_targets, _storage_targets, _other_targets)
+    return [target for targets_of in found for target in targets_of(results)]
 
 
 def fastest_peer(seconds: dict[str, float]) -> str:
@@ -99,6 +103,20 @@ def _append_targets(results: Results) -> Iterator[Target]:
         yield Target(f"append {kind}: full over empty memory", seconds["full"] / seconds["empty"], 1.2)
 
 
+def _storage_targets(results: Results) -> Iterator[Target]:
+    for workload, seconds in results.storage.items():
+        ratios = {what: seconds[f"{what}, folder"] / seconds[f"{what}, RAM"] for what in ("append", "sample")}
+        bound = APPEND_ON_DISK[workload]
+        yield Target(f"{workload}: appending on the disk over appending in RAM", ratios["append"], bound)
+        yield Target(f"{workload}: sampling from the disk over sampling from RAM", ratios["sample"], 1.1)
+    if results.saving:
+        save = results.saving["save"]
+        pickled, torchrl = results.saving[PICKLING], results.saving[TORCHRL]
+        yield Target("W1: saving over pickling a list of tuples", save / pickled, 0.1)
+        yield Target("W1: saving over TorchRL's dumps", save / torchrl, 0.999)
+        yield Target("W1: saving again over saving", results.saving["save again, 1 % new"] / save, 0.05)
+
+
 def _other_targets(results: Results) -> Iterator[Target]:
     for workload, sizes in results.memory.items():
         one, five = sizes["after one capacity"], sizes["after five capacities"]
@@ -131,6 +149,22 @@ def _appending(results: Results) -> Iterator[str]:
             for kind, seconds in results.appending.items()
         ]
         yield _table(["Buffer of", "empty memory", "full memory"], rows)
+
+
+def _storage(results: Results) -> Iterator[str]:
+    if results.storage:
+        yield "## On the disk\n"
+        yield "Microseconds per sample appended, in Buffers of one episode, and per batch of 256 drawn.\n"
+        header = list(next(iter(results.storage.values())))
+        rows = [
+            [name, *(f"{1e6 * seconds[key]:,.2f}" for key in header)]
+            for name, seconds in results.storage.items()
+        ]
+        yield _table(["", *header], rows)
+    if results.saving:
+        yield "## Saving W1\n"
+        yield "Seconds. Ours is on the disk when it returns, the others in the hands of the system.\n"
+        yield _table(["", "seconds"], [[what, f"{s:.3f}"] for what, s in results.saving.items()])
 
 
 def _memory(results: Results) -> Iterator[str]:

@@ -11,6 +11,7 @@ import bench_append
 import bench_memory
 import bench_pipeline
 import bench_sampling
+import bench_storage
 from workloads import WORKLOADS, Workload
 
 PACKAGES = (
@@ -38,6 +39,10 @@ class Results:
     """Kind of Buffer to state of the memory to seconds per sample, on W1."""
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     """Workload to bytes."""
+    storage: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Workload to what is done, and where, to seconds per sample or batch."""
+    saving: dict[str, float] = field(default_factory=dict)
+    """What is done to seconds, on W1."""
     crc: float | None = None
     """Seconds per checked batch of 256, on W1."""
     training: dict[str, float] = field(default_factory=dict)
@@ -63,6 +68,11 @@ def _measure_rest(results: Results, is_quick: bool) -> None:
     for name in ("W1", "W2"):
         _say(f"resident memory of {name}")
         results.memory[name] = bench_memory.measure(_sized(name, is_quick))
+    for name in WORKLOADS:
+        _say(f"{name} on the disk")
+        results.storage[name] = bench_storage.measure(_sized(name, is_quick), 7 if is_quick else 21)
+    _say("saving W1")
+    results.saving = bench_storage.measure_saving(_sized("W1", is_quick))
     _say("CRC mode")
     results.crc = bench_pipeline.measure_crc(WORKLOADS["W1"].with_capacity(50_000))
     _say("share of sampling in training")

@@ -60,8 +60,9 @@ class TrainSettings:
         Raises:
             ValueError: One is out of range; the message names its flag.
         """
-        for name in ("steps", "batch_size", "memory_size", "threads"):
-            if not isinstance(getattr(self, name), str) and getattr(self, name) < 1:
+        sizes = () if isinstance(self.memory_size, str) else ("memory_size",)
+        for name in ("steps", "batch_size", *sizes, "threads"):
+            if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         for name in ("warm_up", "seed", "checkpoint_interval_s"):
             if getattr(self, name) < 0:
