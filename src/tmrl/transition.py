@@ -98,15 +98,22 @@ class Batch(_Six):
     _rows: RowIds
     _info: "Mapping[str, Any]"
     _weights: Any
+    _beside: "Mapping[str, Any]"
 
     def __new__(
-        cls, six: "Iterable[Any]", rows: RowIds, info: "Mapping[str, Any]", weights: Any = None
+        cls,
+        six: "Iterable[Any]",
+        rows: RowIds,
+        info: "Mapping[str, Any]",
+        weights: Any = None,
+        beside: "Mapping[str, Any] | None" = None,
     ) -> Self:
         """Makes a batch of the `six` parts, of the rows that it was made of, and of what comes beside."""
         self = tuple.__new__(cls, six)
         self._rows = rows
         self._info = info
         self._weights = weights
+        self._beside = beside or {}
         return self
 
     @property
@@ -126,9 +133,33 @@ class Batch(_Six):
         """Entry of `info_keys` to a nest of tensors `(B, ...)`: what the step that led to `new_obs` said."""
         return self._info
 
+    @property
+    def discounts(self) -> Any:
+        """`(B,)` float32: by what to multiply the value of `new_obs`; None unless the window says.
+
+        With n-step returns it is `discount ** n_steps`, for the steps that `rew` really sums up.
+        """
+        return self._beside.get("discounts")
+
+    @property
+    def n_steps(self) -> Any:
+        """`(B,)` int64 steps that `rew` sums up; None unless the window says."""
+        return self._beside.get("n_steps")
+
+    @property
+    def mask(self) -> Any:
+        """`(B, T)` float32, 1 where a sequence has a step to learn from; None unless the window says."""
+        return self._beside.get("mask")
+
+    @property
+    def is_first(self) -> Any:
+        """`(B, T)` bool, whether `prev_obs` begins an episode; None unless the window says."""
+        return self._beside.get("is_first")
+
     def _replace(self, **changes: Any) -> "Batch":  # pyright: ignore[reportIncompatibleMethodOverride]
         """A batch with other parts in place of some of the six, and the same attributes."""
-        return Batch(super()._replace(**changes), self._rows, self._info, self._weights)
+        six = super()._replace(**changes)
+        return Batch(six, self._rows, self._info, self._weights, self._beside)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> "tuple[Any, ...]":
-        return Batch, (tuple(self), self._rows, self._info, self._weights)
+        return Batch, (tuple(self), self._rows, self._info, self._weights, self._beside)
