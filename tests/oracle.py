@@ -16,6 +16,8 @@ class OracleRow:
 
     sample: Any
     follows: int | None
+    begins: bool = False
+    """Whether it is a reset: nothing before it is missing."""
 
 
 class Oracle:
@@ -62,11 +64,52 @@ class Oracle:
             if row.follows is not None and row.follows >= self.oldest
         ]
 
+    def anchors(self, behind: int = 0, stride: int = 1) -> list[int]:
+        """Numbers of the rows that complete a transition with `behind` rows behind it, or its reset."""
+        return [
+            number
+            for number in range(self.oldest, len(self.rows))
+            if (previous := self.rows[number].follows) is not None
+            and previous >= self.oldest
+            and len(self.behind(previous, behind)) == behind
+            and self.place(previous) % stride == 0
+        ]
+
+    def behind(self, number: int, n: int) -> list[int]:
+        """The n rows before a row, oldest first; the reset repeats itself, and others may be missing."""
+        found: list[int] = []
+        for _ in range(n):
+            row = self.rows[number]
+            if row.follows is not None and row.follows >= self.oldest:
+                number = row.follows
+            elif row.follows is not None or not row.begins:
+                break
+            found.insert(0, number)
+        return found
+
+    def ahead(self, number: int, n: int) -> list[int]:
+        """Up to n rows that follow a row, each the next one of its episode."""
+        found: list[int] = []
+        while len(found) < n:
+            following = [i for i in range(number + 1, len(self.rows)) if self.rows[i].follows == number]
+            if not following:
+                break
+            (number,) = following
+            found.append(number)
+        return found
+
+    def place(self, number: int) -> int:
+        """How many rows of its episode came before a row, those that were evicted too."""
+        place = 0
+        while (follows := self.rows[number].follows) is not None:
+            number, place = follows, place + 1
+        return place
+
     def _append_plain(self, group: list[Any], continues: bool) -> None:
         before = self.newest_plain if continues else None
         for sample in group:
             is_reset = sample[0] is None or (before is not None and self._is_done(before))
-            self.rows.append(OracleRow(sample, None if is_reset else before))
+            self.rows.append(OracleRow(sample, None if is_reset else before, is_reset))
             before = len(self.rows) - 1
         self.newest_plain = before
 
@@ -90,7 +133,7 @@ class Oracle:
                 and not self._is_done(before)
                 and not (is_broken and position == 0)
             )
-            self.rows.append(OracleRow(sample, before if is_linked else None))
+            self.rows.append(OracleRow(sample, before if is_linked else None, stamp.episode_step == 0))
             self.newest_of[stream] = len(self.rows) - 1
 
     def _is_done(self, row: int) -> bool:

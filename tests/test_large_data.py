@@ -76,13 +76,21 @@ def test_six_gigabytes_are_read_and_drawn_from_within_two(
             writer.write(Episode(rows, "ann", "demo"))
     n_rows = ROWS * EPISODES
     assert n_rows * schema.row_dtype.itemsize > 5.9e9
+    forget_pages()
     read = run(ITERATE, limited, tmp_path)
     assert read[:2] == [n_rows, n_rows * (n_rows - 1) // 2]
+    forget_pages()
     drawn = run(SAMPLE, limited, tmp_path)
     assert drawn[0] == n_rows - EPISODES
     assert drawn[1] > 5.9e9
     record_testsuite_property("peak bytes to read and to draw", (read[2], drawn[2]))
     assert max(read[2], drawn[2]) < LIMIT
+
+
+def forget_pages() -> None:
+    """Makes the system forget the files' pages, which count for whoever read them first."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def run(body: str, procs: Path, folder: Path) -> list[int]:

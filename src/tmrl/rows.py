@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 Rows = NDArray[np.void]
 """One-dimensional array of a schema's row dtype."""
 
+COLUMNS = np.dtype([("back", np.int32), ("origin", np.int32), ("place", np.int32)])
+"""What stands beside each row: the distance to the previous row of its episode, a code for who sent it, and
+how many rows of its episode came before it."""
+
+Columns = NDArray[np.void]
+"""One-dimensional array of `COLUMNS`, or of a dtype that has these fields."""
+
 START = 0
 """The link of a row that begins an episode."""
 GAP = -1

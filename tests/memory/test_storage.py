@@ -150,10 +150,10 @@ class TestSize:
     def test_a_budget_for_less_than_a_transition_is_refused(self) -> None:
         memory = ReplayMemory(memory_size="50B")
         with pytest.raises(
-            ValueError, match="must hold at least one transition, two rows of 40 bytes, got '50B'"
+            ValueError, match="must hold at least one transition, two rows of 44 bytes, got '50B'"
         ):
             append(memory, 0, 6)
-        memory.memory_size = "80B"
+        memory.memory_size = "88B"
         append(memory, 0, 6)
         assert memory.memory_size == 1
 

@@ -7,7 +7,7 @@ named by its first row that is there; each row finds it by jumping along the lin
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from tmrl.errors import DatasetError
 from tmrl.rows import NOBODY, Rows, join_rows, take_rows
 from tmrl.schema import Nest, Schema
 from tmrl.schema_json import schema_from_json
+
+MAX_OPEN_SEGMENTS = 4
 
 
 class LinkedRows(Dataset):
@@ -149,7 +151,7 @@ class SavedMemory(LinkedRows):
             np.concatenate([part[name] for part in links])[self._skipped :] for name in ("back", "origin")
         )
         self._starts = [segment.first - first for segment in self._segments]
-        self._opened = cache(self._read_rows)
+        self._opened = lru_cache(MAX_OPEN_SEGMENTS)(self._read_rows)
         oldest = first + self._skipped
         super().__init__(schema, About("snapshot"), back, origin, origins, self._copy, oldest)
 

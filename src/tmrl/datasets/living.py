@@ -11,7 +11,7 @@ from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.linked import LinkedRows
 from tmrl.datasets.row_file import KIND, RowFile, Survey, info_in, linked
 from tmrl.errors import DatasetError
-from tmrl.rows import Rows
+from tmrl.rows import COLUMNS, Rows
 from tmrl.schema import Nest, Schema
 from tmrl.schema_json import schema_from_json
 
@@ -50,11 +50,12 @@ class LivingMemory(LinkedRows):
         self._file = None if info is None else RowFile(folder, info, schema.row_dtype, "r")
         self._survey = Survey.of_nothing() if self._file is None else self._file.survey()
         ids = np.arange(self._survey.oldest, self._survey.next)
-        back, origin = np.empty(0, np.int32), np.empty(0, np.int32)
+        columns = np.empty(0, COLUMNS)
         if self._file is not None:
             links = self._file.links[ids % self._file.info.n_rows]
-            back, origin = linked(ids, links, self._survey.oldest, self._survey.is_held)
-        super().__init__(schema, About(KIND), back, origin, origins, self._copy, self._survey.oldest)
+            columns = linked(ids, links, self._survey.oldest, self._survey.is_held)
+        back, origin, oldest = columns["back"], columns["origin"], self._survey.oldest
+        super().__init__(schema, About(KIND), back, origin, origins, self._copy, oldest)
 
     def _copy(self, places: NDArray[np.int64]) -> Rows:
         if self._file is None:

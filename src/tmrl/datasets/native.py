@@ -31,7 +31,7 @@ from tmrl.rows import Rows
 from tmrl.schema_json import schema_from_json
 
 KIND = "dataset"
-MAX_OPEN_SEGMENTS = 16
+MAX_OPEN_SEGMENTS = 4
 MAX_ROWS = 1 << 48
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tmrl.chunk import Chunk
 from tmrl.datasets.files import row_checks
 from tmrl.errors import DatasetError, StorageError
-from tmrl.rows import GAP, NOBODY, Rows, put, take_rows
+from tmrl.rows import COLUMNS, GAP, NOBODY, Columns, Rows, put, take_rows
 
 KIND = "memory"
 """Of manifests of a memory that lives in its folder."""
@@ -39,7 +39,7 @@ LINK = np.dtype(
         ("back", np.int32),
         ("origin", np.int32),
         ("stream", np.int32),
-        ("spare", np.int32),
+        ("place", np.int32),
         ("check", np.uint64),
     ]
 )
@@ -231,13 +231,13 @@ class RowFile:
         links["check"] = checks(take_rows(self.rows, slots), links)
         self.links[slots] = links
 
-    def read(self, put: Callable[[int, Rows, NDArray[np.int32], NDArray[np.int32]], None]) -> None:
+    def read(self, put: Callable[[int, Rows, Columns], None]) -> None:
         """Hands copies of the rows on, oldest first, also while another process goes on writing.
 
         Rows that it overwrites meanwhile are left out, as are damaged ones; no link leads to either.
 
         Args:
-            put: Called with the first id, rows, links and origins of each stretch.
+            put: Called with the first id, rows and columns of each stretch.
         """
         survey = self.survey()
         is_held = survey.is_held.copy()
@@ -245,7 +245,7 @@ class RowFile:
             ids = np.arange(part.start, part.stop) + survey.oldest
             rows, links, is_right = self.copy(ids)
             is_held[part] &= is_right
-            put(ids[0], rows, *linked(ids, links, survey.oldest, is_held))
+            put(ids[0], rows, linked(ids, links, survey.oldest, is_held))
 
     def copy(self, ids: NDArray[np.int64]) -> tuple[Rows, NDArray[Any], NDArray[np.bool_]]:
         """Copies rows and their links, and tells for each whether it is there and what was written."""
@@ -295,10 +295,8 @@ def _info_from_json(document: Any) -> RowFileInfo:
     return RowFileInfo(name, n_rows, rows_head, links_head)
 
 
-def linked(
-    ids: NDArray[np.int64], links: NDArray[Any], oldest: int, is_held: NDArray[np.bool_]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Links and origins of rows, made good where rows are not there.
+def linked(ids: NDArray[np.int64], links: NDArray[Any], oldest: int, is_held: NDArray[np.bool_]) -> Columns:
+    """What stands beside rows, made good where rows are not there.
 
     Args:
         ids: `(n,)` their ids.
@@ -309,7 +307,10 @@ def linked(
     is_there = is_held[ids - oldest]
     back = np.where(is_there, links["back"], GAP)
     back[_leads_nowhere(ids, back, oldest, is_held)] = GAP
-    return back, np.where(is_there, links["origin"], NOBODY)
+    columns = np.empty(len(ids), COLUMNS)
+    columns["back"], columns["place"] = back, links["place"]
+    columns["origin"] = np.where(is_there, links["origin"], NOBODY)
+    return columns
 
 
 def _leads_nowhere(
@@ -322,21 +323,18 @@ def _leads_nowhere(
     return leads
 
 
-def links_of(
-    chunk: Chunk, rows: Rows, first_id: int, back: NDArray[np.int32], origin: int, stream: int
-) -> NDArray[Any]:
+def links_of(chunk: Chunk, rows: Rows, columns: Columns, first_id: int, stream: int) -> NDArray[Any]:
     """The links of the last rows of a chunk, checksums included.
 
     Args:
         chunk: Where the rows come from.
         rows: The last of its rows, as they are stored.
+        columns: What is to stand beside them.
         first_id: Id of the first of them.
-        back: Their links.
-        origin: Code of who sent them.
         stream: Code of their stream.
     """
     skipped = len(chunk.rows) - len(rows)
-    links = _links(first_id, back[len(back) - len(rows) :], origin, stream)
+    links = _links(columns, first_id, stream)
     if chunk.first_step is not None:
         links["step"] = np.arange(chunk.first_step + skipped, chunk.first_step + len(chunk.rows))
     links["episode"] = chunk.episodes[skipped:]
@@ -344,19 +342,19 @@ def links_of(
     return links
 
 
-def plain_links(
-    rows: Rows, first_id: int, back: NDArray[np.int32], origin: NDArray[np.int32]
-) -> NDArray[Any]:
+def plain_links(rows: Rows, columns: Columns, first_id: int) -> NDArray[Any]:
     """The links of rows whose places in their streams are not known any more."""
-    links = _links(first_id, back, origin, -1)
+    links = _links(columns, first_id, -1)
     links["check"] = checks(rows, links)
     return links
 
 
-def _links(first_id: int, back: NDArray[np.int32], origin: Any, stream: int) -> NDArray[Any]:
-    links = np.zeros(len(back), LINK)
-    links["id"] = np.arange(first_id, first_id + len(back))
-    links["back"], links["origin"], links["stream"] = back, origin, stream
+def _links(columns: Columns, first_id: int, stream: int) -> NDArray[Any]:
+    links = np.zeros(len(columns), LINK)
+    links["id"] = np.arange(first_id, first_id + len(columns))
+    links["stream"] = stream
+    for name in COLUMNS.names or ():
+        links[name] = columns[name]
     return links
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from tmrl.datasets.files import read_array
 from tmrl.errors import DatasetError
-from tmrl.rows import Rows
+from tmrl.rows import COLUMNS, Rows
 
 KIND = "snapshot"
-LINK = np.dtype([("check", np.uint64), ("back", np.int32), ("origin", np.int32)])
+LINK = np.dtype([("check", np.uint64), *COLUMNS.descr, ("spare", np.int32)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def read_segments(
         folder: Of the snapshot.
         body: Its manifest.
         row_dtype: What the rows must look like.
-        put: Called with the first id, rows, links and origins of each segment.
+        put: Called with the first id, rows and columns of each segment.
 
     Raises:
         DatasetError: A file is missing, damaged, or holds other rows.
@@ -51,7 +51,7 @@ def read_segments(
     for segment in segments_of(folder, body):
         rows, links = read_rows(folder, segment, row_dtype), read_links(folder, segment)
         skipped = max(0, body["oldest"] - segment.first)
-        put(segment.first + skipped, rows[skipped:], links["back"][skipped:], links["origin"][skipped:])
+        put(segment.first + skipped, rows[skipped:], links[list(COLUMNS.names or ())][skipped:])
 
 
 def segments_of(folder: Path, body: dict[str, Any]) -> list[Segment]:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.inspection.statistics import Extent, Histogram, Pooled
-from tmrl.memory.ring import record_dtype
-from tmrl.rows import Rows
+from tmrl.rows import Rows, record_dtype
 from tmrl.schema import Leaf, Schema
 
 BLOCK_BYTES = 1 << 23

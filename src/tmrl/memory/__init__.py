@@ -2,6 +2,7 @@
 
 - `Memory`, `TorchMemory`: the documented interface and its per-sample path, for users' own memories.
 - `ReplayMemory`: final, batched; rows in a ring.
+- `Transition`, `FrameStack`, `NStep`, `Sequence`: windows, what a transition drawn expands to.
 - `check_samples_crc`: the documented CRC comparison.
 """
 
@@ -14,16 +15,37 @@ if TYPE_CHECKING:
     from tmrl.memory.base import check_samples_crc as check_samples_crc
     from tmrl.memory.replay import ReplayMemory as ReplayMemory
     from tmrl.memory.torch_memory import TorchMemory as TorchMemory
+    from tmrl.memory.windows import FrameStack as FrameStack
+    from tmrl.memory.windows import NStep as NStep
+    from tmrl.memory.windows import Sequence as Sequence
+    from tmrl.memory.windows import Transition as Transition
+    from tmrl.memory.windows import Window as Window
     from tmrl.transition import Batch as Batch
 
-__all__ = ["Batch", "Memory", "ReplayMemory", "TorchMemory", "check_samples_crc"]
+__all__ = [
+    "Batch",
+    "FrameStack",
+    "Memory",
+    "NStep",
+    "ReplayMemory",
+    "Sequence",
+    "TorchMemory",
+    "Transition",
+    "Window",
+    "check_samples_crc",
+]
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Batch": "tmrl.transition",
         "Memory": "tmrl.memory.base",
         "ReplayMemory": "tmrl.memory.replay",
+        "FrameStack": "tmrl.memory.windows",
+        "NStep": "tmrl.memory.windows",
+        "Sequence": "tmrl.memory.windows",
         "TorchMemory": "tmrl.memory.torch_memory",
+        "Transition": "tmrl.memory.windows",
+        "Window": "tmrl.memory.windows",
         "check_samples_crc": "tmrl.memory.base",
     },
 )

@@ -18,6 +18,8 @@ from bisect import insort
 import numpy as np
 from numpy.typing import NDArray
 
+from tmrl.memory.ring import Ring
+
 Pairs = NDArray[np.int32]
 """`(n, 2)` slots: the previous row and the anchor."""
 
@@ -29,11 +31,19 @@ class Anchors:
     """The index of the transitions in a ring.
 
     Args:
-        n_rows: Rows of the ring.
+        ring: The rows; they are written before `extend` is told of them.
+        behind: Rows that a window needs behind its transition, or back to the reset. A transition that lacks
+            them is no anchor, and one that loses any of them dies.
+        stride: Only transitions whose number in their episode is divisible by this are anchors.
     """
 
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
+    def __init__(self, ring: Ring, behind: int = 0, stride: int = 1) -> None:
+        self.n_rows = n_rows = ring.n_rows
+        self._back, self._place = ring.back, ring.place
+        self._behind = behind
+        self._is_plain = behind == 0 and stride == 1
+        self._is_alive = np.zeros(0 if self._is_plain else n_rows, np.bool_)
+        self._stride = stride
         self.fwd = np.zeros(n_rows, np.int32)
         self.number = np.zeros(n_rows, np.uint32)
         self.order = np.zeros((n_rows, 2), np.int32)
@@ -49,7 +59,7 @@ class Anchors:
     @property
     def n_bytes(self) -> int:
         """Bytes of the index."""
-        return self.fwd.nbytes + self.number.nbytes + self.order.nbytes
+        return self.fwd.nbytes + self.number.nbytes + self.order.nbytes + self._is_alive.nbytes
 
     def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
         """The windows of the anchors with these ranks, 0 being the oldest."""
@@ -75,8 +85,14 @@ class Anchors:
         previous = anchors - back[back > 0]
         held = previous >= oldest
         anchors, previous = anchors[held], previous[held]
+        self.fwd[previous % n_rows] = anchors - previous
+        if not self._is_plain:
+            is_usable = self._has_all_behind(previous, oldest)
+            is_usable &= self._place[previous % n_rows] % self._stride == 0
+            anchors, previous = anchors[is_usable], previous[is_usable]
+            self._is_alive[ids[-n_rows:] % n_rows] = False
+            self._is_alive[anchors % n_rows] = True
         slots, previous_slots = anchors % n_rows, previous % n_rows
-        self.fwd[previous_slots] = anchors - previous
         numbers = np.arange(self.tail, self.tail + len(anchors))
         self.number[slots] = numbers.astype(np.uint32)
         places = numbers % n_rows
@@ -86,6 +102,9 @@ class Anchors:
 
     def extend_one(self, row_id: int, back: int, oldest: int) -> None:
         """`extend` for one row."""
+        if not self._is_plain:
+            self.extend(row_id, np.array([back], np.int32), oldest)
+            return
         slot = row_id % self.n_rows
         self.fwd[slot] = 0
         if back > 0 and row_id - back >= oldest:
@@ -97,6 +116,9 @@ class Anchors:
 
     def evict(self, ids: range) -> None:
         """Removes the transitions whose older row is among these, the oldest rows of the ring."""
+        if not self._is_plain:
+            self._evict_ahead(np.arange(ids.start, ids.stop))
+            return
         if len(ids) == 1:
             self._evict_one(ids.start)
             return
@@ -104,8 +126,30 @@ class Anchors:
         ahead = self.fwd[rows % self.n_rows]
         anchors = (rows + ahead)[ahead > 0]
         if len(anchors):
-            ages = self.number[anchors % self.n_rows] - np.uint32(self.head & 0xFFFFFFFF)
-            self._remove(np.sort(ages.astype(np.int64)) + self.head)
+            self._remove(anchors % self.n_rows)
+
+    def _evict_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Removes the anchors whose windows reach back to any of these rows."""
+        reached: list[NDArray[np.int64]] = []
+        for _ in range(self._behind + 1):
+            ahead = self.fwd[rows % self.n_rows]
+            rows = (rows + ahead)[ahead > 0]
+            reached.append(rows % self.n_rows)
+        slots = np.unique(np.concatenate(reached))
+        slots = slots[self._is_alive[slots]]
+        if len(slots):
+            self._is_alive[slots] = False
+            self._remove(slots)
+
+    def _has_all_behind(self, previous: NDArray[np.int64], oldest: int) -> NDArray[np.bool_]:
+        """Whether the rows that a window needs behind these ones are there, or the reset is."""
+        has_all = np.ones(len(previous), np.bool_)
+        for _ in range(self._behind):
+            links = self._back[previous % self.n_rows]
+            further = previous - np.maximum(links, 0)
+            has_all &= (links >= 0) & (further >= oldest)
+            previous = np.maximum(further, oldest)
+        return has_all
 
     def _evict_one(self, row_id: int) -> None:
         ahead = int(self.fwd[row_id % self.n_rows])
@@ -118,8 +162,10 @@ class Anchors:
         insort(self.holes, number)
         self._close_up()
 
-    def _remove(self, numbers: NDArray[np.int64]) -> None:
-        """Removes anchors alive until now, by their numbers, ascending."""
+    def _remove(self, slots: NDArray[np.int64]) -> None:
+        """Removes anchors alive until now, by their slots."""
+        ages = self.number[slots] - np.uint32(self.head & 0xFFFFFFFF)
+        numbers = np.sort(ages.astype(np.int64)) + self.head
         if not self.holes and numbers[0] == self.head and numbers[-1] == self.head + len(numbers) - 1:
             self.head += len(numbers)
             return

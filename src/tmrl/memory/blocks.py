@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from tmrl.memory.ring import Ring
+from tmrl.memory.windows import Selection, Window
 from tmrl.rows import record_dtype
 from tmrl.schema import Leaf, Schema
-
-ROWS_PER_WINDOW = 2
 
 THREADED_BYTES = 1 << 17
 THREADED_ROW_BYTES = 1 << 16
@@ -30,32 +29,36 @@ MAX_BLOCKS = 4
 """Blocks kept for reuse; a training loop holds one or two batches at a time."""
 
 
-def parts(schema: Schema) -> list[tuple[Leaf, int]]:
-    """The leaves that are cut out of windows, each with the row of the window in which it is.
+def parts(schema: Schema, window: Window) -> list[tuple[Leaf, Selection]]:
+    """The leaves that are cut out of windows, each with the rows of the window in which it is.
 
     In this order: the previous observation's, the action's, the new observation's, those of info.
     """
-    last = [*schema.act.leaves, *schema.obs.leaves]
-    last += [leaf for nest in schema.info.values() for leaf in nest.leaves]
-    return [*((leaf, 0) for leaf in schema.obs.leaves), *((leaf, ROWS_PER_WINDOW - 1) for leaf in last)]
+    layout, obs = window.layout, schema.obs.leaves
+    infos = [leaf for nest in schema.info.values() for leaf in nest.leaves]
+    return [
+        *((leaf, window.observed(leaf, layout.prev_obs)) for leaf in obs),
+        *((leaf, layout.act) for leaf in schema.act.leaves),
+        *((leaf, window.observed(leaf, layout.new_obs)) for leaf in obs),
+        *((leaf, layout.info) for leaf in infos),
+    ]
 
 
 class Block:
     """Memory for the rows of `batch_size` windows, with the views through which it is filled and read."""
 
-    def __init__(self, schema: Schema, batch_size: int) -> None:
-        n = batch_size * ROWS_PER_WINDOW
+    def __init__(self, schema: Schema, window: Window, batch_size: int) -> None:
+        n_rows = window.layout.n_rows
+        n = batch_size * n_rows
         self.memory = np.empty(n * schema.row_dtype.itemsize, np.uint8)
         self._records = self.memory.view(record_dtype(schema.row_dtype))
         self._bytes = torch.from_numpy(self.memory).view(n, -1)
         row_bytes = schema.row_dtype.itemsize
         self._is_large = self.memory.nbytes >= THREADED_BYTES and row_bytes < THREADED_ROW_BYTES
-        windows = self.memory.view(schema.row_dtype).reshape(batch_size, ROWS_PER_WINDOW)
-        self.last = windows[:, -1]
-        """`(batch_size,)` the anchors' rows."""
-        self.rew, self.terminated, self.truncated = (self.last[n] for n in ("rew", "terminated", "truncated"))
-        self.views = [windows[:, row][leaf.name] for leaf, row in parts(schema)]
-        """`(batch_size, ...)` one view for each of `parts(schema)`."""
+        self.rows: NDArray[np.void] = self.memory.view(schema.row_dtype).reshape(batch_size, n_rows)
+        """`(batch_size, L)` the rows of the windows."""
+        self.views = [self.rows[:, rows][leaf.name] for leaf, rows in parts(schema, window)]
+        """`(batch_size, ...)` one view for each of `parts(schema, window)`."""
         self._idle_counts = self._counts()
 
     @property
@@ -67,7 +70,7 @@ class Block:
         return list(map(sys.getrefcount, self.views))
 
     def fill(self, ring: Ring, slots: NDArray[np.int32]) -> None:
-        """Gathers the ring's rows in `slots`, `(batch_size * ROWS_PER_WINDOW,)`."""
+        """Gathers the ring's rows in `slots`, `(batch_size * L,)`."""
         if self._is_large and torch.get_num_threads() > 1:
             table = torch.from_numpy(ring.rows.view(np.uint8).reshape(ring.n_rows, -1))
             torch.index_select(table, 0, torch.from_numpy(slots), out=self._bytes)
@@ -80,11 +83,13 @@ class BlockPool:
 
     Args:
         schema: The layout of the rows.
+        window: What a window holds.
         batch_size: Windows in a block.
     """
 
-    def __init__(self, schema: Schema, batch_size: int) -> None:
+    def __init__(self, schema: Schema, window: Window, batch_size: int) -> None:
         self._schema = schema
+        self._window = window
         self._batch_size = batch_size
         self._blocks: list[Block] = []
 
@@ -93,7 +98,7 @@ class BlockPool:
         for block in self._blocks:
             if block.is_idle:
                 return block
-        block = Block(self._schema, self._batch_size)
+        block = Block(self._schema, self._window, self._batch_size)
         # The oldest one is forgotten; it lives on as long as somebody holds a part of it.
         self._blocks = [*self._blocks[1 - MAX_BLOCKS :], block]
         return block

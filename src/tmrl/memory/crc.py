@@ -1,12 +1,24 @@
 """CRC debugging on the batched path: the bytes about to be handed out against what the worker saw."""
 
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tmrl.integrity import crc_seed, leaf_crc
-from tmrl.memory.blocks import ROWS_PER_WINDOW, Block
+from tmrl.memory.blocks import Block
 from tmrl.schema import Leaf, Schema
+
+
+class Mismatch(NamedTuple):
+    """A transition that is not the one that its worker saw."""
+
+    window: int
+    names: list[str]
+    """Leaves that differ."""
+    episode: int
+    step: int
 
 
 class BatchChecker:
@@ -32,27 +44,35 @@ class BatchChecker:
         self._spans = [*previous, *act, *obs, _span(schema, reward, 1)]
         self._flags = (leaf_crc(np.float32(0)), leaf_crc(np.float32(1)))
 
-    def check(self, block: Block) -> tuple[int, list[str], int, int] | None:
-        """Compares every window of a block.
+    def check(
+        self, block: Block, slots: NDArray[np.int32], back: NDArray[np.int32]
+    ) -> tuple[int, Mismatch | None]:
+        """Compares every transition in the windows of a block.
+
+        Args:
+            block: A filled one.
+            slots: `(batch_size, L)` where its rows came from.
+            back: Links of the ring, by slot.
 
         Returns:
-            The first window that differs, the names of its leaves that do, its episode and its step; None if
-            all are equal.
+            How many are equal, and the first one that differs.
         """
-        anchors = block.last
-        expected = anchors["crc/fields"].tolist()
-        terminated, truncated = anchors["terminated"].tolist(), anchors["truncated"].tolist()
         view = memoryview(block.memory)  # pyright: ignore[reportArgumentType] - the stub lacks the buffer protocol
-        window_bytes = ROWS_PER_WINDOW * self._row_bytes
-        for window, fields in enumerate(expected):
-            base = window * window_bytes
+        links = back[slots[:, 1:]]
+        is_joined = (links > 0) & ((slots[:, 1:] - links - slots[:, :-1]) % len(back) == 0)
+        windows, places = np.nonzero(is_joined)
+        rows = block.rows[windows, places + 1]
+        expected = rows["crc/fields"].tolist()
+        terminated, truncated = rows["terminated"].tolist(), rows["truncated"].tolist()
+        starts = ((windows * slots.shape[1] + places) * self._row_bytes).tolist()
+        for i, (base, fields) in enumerate(zip(starts, expected, strict=True)):
             found = [crc32(view[base + start : base + stop], seed) for start, stop, seed in self._spans]
-            found += [self._flags[terminated[window]], self._flags[truncated[window]]]
+            found += [self._flags[terminated[i]], self._flags[truncated[i]]]
             if found != fields:
                 names = [n for n, a, b in zip(self._names, found, fields, strict=True) if a != b]
-                row = anchors[window]
-                return window, names, int(row["crc/episode"]), int(row["crc/step"])
-        return None
+                row = rows[i]
+                return i, Mismatch(int(windows[i]), names, int(row["crc/episode"]), int(row["crc/step"]))
+        return len(starts), None
 
 
 def _span(schema: Schema, leaf: Leaf, row: int) -> tuple[int, int, int]:

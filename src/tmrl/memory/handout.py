@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tmrl.integrity import CrcRecord
-from tmrl.memory.blocks import ROWS_PER_WINDOW, Block, BlockPool, parts
+from tmrl.memory.blocks import Block, BlockPool, parts
+from tmrl.memory.windows import Selection, Window
+from tmrl.nest import flatten, unflatten
 from tmrl.schema import Leaf, Nest, Schema
 
 Six = tuple[Any, Any, Any, Any, Any, Any]
@@ -25,36 +28,56 @@ class HandOut:
 
     Args:
         schema: The layout of the rows.
+        window: What a window holds.
         batch_size: Windows in a block.
         device: Where the tensors go.
         contiguous: Whether the tensors are dense copies instead of views of the block.
     """
 
-    def __init__(self, schema: Schema, batch_size: int, device: Any, contiguous: bool) -> None:
+    def __init__(
+        self, schema: Schema, window: Window, batch_size: int, device: Any, contiguous: bool
+    ) -> None:
         self._key = (batch_size, device, contiguous)
         self._schema = schema
+        self._window = window
         self._device = torch.device(device)
         self._is_contiguous = contiguous
         self._has_bfloat16 = any(leaf.is_bfloat16 for leaf in schema.leaves)
         self._nests = _nests(schema)
-        self._cuts = [_cut(schema, batch_size, leaf, row) for leaf, row in parts(schema)]
-        self.pool = BlockPool(schema, batch_size)
+        n_rows = window.layout.n_rows
+        self._cuts = [_cut(schema, batch_size, n_rows, leaf, rows) for leaf, rows in parts(schema, window)]
+        self.pool = BlockPool(schema, window, batch_size)
 
     def fits(self, batch_size: int, device: Any, contiguous: bool) -> bool:
         """Whether this is what cuts such batches."""
         return self._key == (batch_size, device, contiguous)
 
-    def six(self, block: Block) -> tuple[Six, dict[str, Any]]:
-        """The six parts of a batch and its info, from a filled block."""
+    def six(
+        self, block: Block, slots: NDArray[np.int32], back: NDArray[np.int32]
+    ) -> tuple[Six, dict[str, Any], dict[str, Any]]:
+        """The six parts of a batch, its info and what else its window says.
+
+        Args:
+            block: A filled one.
+            slots: `(batch_size, L)` where its rows came from.
+            back: Links of the ring, by slot.
+        """
+        scalars = self._window.scalars(block.rows, slots, back)
         leaves = self._leaves(block)
         prev_obs, new_act, new_obs, *infos = [_nest(leaves, *part) for part in self._nests]
         info = dict(zip(self._schema.info, infos, strict=True)) if infos else {}
-        rew, terminated, truncated = self._dense(block)
-        return (prev_obs, new_act, rew, new_obs, terminated, truncated), info
+        rew, terminated, truncated = self._dense(scalars[:3])
+        beside = {name: torch.from_numpy(array).to(self._device) for name, array in scalars.beside.items()}
+        return (prev_obs, new_act, rew, new_obs, terminated, truncated), info, beside
 
-    def _dense(self, block: Block) -> Sequence[torch.Tensor]:
+    def one(self, block: Block, slots: NDArray[np.int32], back: NDArray[np.int32]) -> tuple[Any, ...]:
+        """The documented seven values of the one window of a block, as copies; for the CPU."""
+        six, info, _ = self.six(block, slots, back)
+        leaves, treespec = flatten((*six, info))
+        return unflatten(treespec, [_one_value(leaf[0]) for leaf in leaves])
+
+    def _dense(self, columns: Sequence[NDArray[np.float32]]) -> Sequence[torch.Tensor]:
         """Rewards and the two flags."""
-        columns = (block.rew.copy(), block.terminated.astype(np.float32), block.truncated.astype(np.float32))
         if self._device.type != "cpu":
             return torch.from_numpy(np.stack(columns)).to(self._device).unbind()
         return list(map(torch.from_numpy, columns))
@@ -96,13 +119,16 @@ class _Cut:
     offset: int
 
 
-def _cut(schema: Schema, batch_size: int, leaf: Leaf, row: int) -> _Cut:
+def _cut(schema: Schema, batch_size: int, n_rows: int, leaf: Leaf, rows: Selection) -> _Cut:
     row_items = schema.row_dtype.itemsize // leaf.dtype.itemsize
     # Strides of a dense array of the leaf's shape, behind the distance from window to window.
     dense = [math.prod(leaf.shape[axis + 1 :]) for axis in range(len(leaf.shape))]
-    offset = row * row_items + schema.offsets[leaf.name] // leaf.dtype.itemsize
+    places = range(n_rows)[rows]
+    first, steps = (places, ()) if isinstance(places, int) else (places.start, (len(places),))
+    offset = first * row_items + schema.offsets[leaf.name] // leaf.dtype.itemsize
     dtype: torch.dtype = getattr(torch, leaf.dtype_name)
-    return _Cut(dtype, (batch_size, *leaf.shape), (ROWS_PER_WINDOW * row_items, *dense), offset)
+    strides = (n_rows * row_items, *(row_items for _ in steps), *dense)
+    return _Cut(dtype, (batch_size, *steps, *leaf.shape), strides, offset)
 
 
 def one_transition(
@@ -123,6 +149,13 @@ def one_transition(
         bool(anchor["truncated"]),
         info,
     )
+
+
+def _one_value(leaf: torch.Tensor) -> Any:
+    if leaf.dtype == torch.bfloat16:
+        return leaf.clone()
+    array = leaf.numpy()
+    return array.copy() if array.ndim else array[()]
 
 
 def _one_nest(nest: Nest, row: Any) -> Any:

@@ -34,6 +34,7 @@ from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.torch_memory import TorchMemory
+from tmrl.memory.windows import Transition, Window, window_from_json, window_to_json
 from tmrl.repeat import Repeat
 from tmrl.schema import Schema
 from tmrl.transition import Batch
@@ -70,6 +71,8 @@ class ReplayMemory(TorchMemory):
         batch_preprocessor: Called with each `Batch`, on its device, returns what `sample` is to return.
         contiguous: Whether batches are dense copies; as a rule the views that they are otherwise are faster.
         finite: Fields (`rew`, `act`, `obs`) or single leaves (`obs/speed`) that may hold no NaN or infinity.
+        window: What a transition drawn expands to: `Transition`, the default, `NStep`, `Sequence`,
+            `FrameStack`. `len(memory)` counts those that it can use.
         storage_path: Folder for the memory to live in, written by one memory at a time; None for RAM. What
             `append` took in survives the end of the process, whatever ends it. A folder that holds a memory
             is opened, and goes on where it was: its random numbers too, whatever the `seed`.
@@ -99,6 +102,7 @@ class ReplayMemory(TorchMemory):
         batch_preprocessor: Callable[[Batch], Any] | None = None,
         contiguous: bool = False,
         finite: Collection[str] = ("rew", "act"),
+        window: Window | None = None,
         storage_path: str | Path | None = None,
         flush_interval_s: float | None = None,
     ) -> None:
@@ -106,10 +110,12 @@ class ReplayMemory(TorchMemory):
         if flush_interval_s is not None and not flush_interval_s > 0:
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
         self.storage_path = None if storage_path is None else Path(storage_path)
+        self.window = window or Transition()
         self._state = MemoryState(
             Owner(self._settings, self._counters, self._restore_counters),
             Intake(observation_space, action_space, info_keys, finite, crc_debug),
             Uniform(np.random.default_rng(seed)),
+            self.window,
             None if self.storage_path is None else Storage(self.storage_path),
         )
         self._lock = self._state.lock
@@ -223,7 +229,8 @@ class ReplayMemory(TorchMemory):
 
         Returns:
             `(prev_obs, new_act, rew, new_obs, terminated, truncated, info)`; `rew` is `np.float32`, the flags
-            are bool, `info` has the entries that `info_keys` names, and in CRC mode the checksums.
+            are bool, `info` has the entries that `info_keys` names, and in CRC mode the checksums. With
+            another `window` than `Transition` the parts are what it makes of them, checked in CRC mode.
 
         Raises:
             IndexError: There is no such transition.
@@ -232,6 +239,12 @@ class ReplayMemory(TorchMemory):
             rank = self._rank(item)
             store = self._state.opened()
             drawn = store.draw(np.array([rank], np.int64))
+            if type(self.window) is not Transition:
+                block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
+                block.fill(store.ring, slots.reshape(-1))
+                if self.crc_debug:
+                    self._check(store, drawn, block, slots)
+                return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
             previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
             return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
 
@@ -246,6 +259,13 @@ class ReplayMemory(TorchMemory):
         self._draws += self.batch_size
         return self._state.sampler.draw(self.batch_size, n)
 
+    def __getitem__(self, item: int) -> Any:
+        """Returns transition `item` as `Memory.__getitem__` does, or what the `window` makes of it."""
+        if type(self.window) is Transition:
+            return super().__getitem__(item)
+        six = self.get_transition(item)[:6]
+        return six if self.sample_preprocessor is None else self.sample_preprocessor(*six)
+
     def _rank(self, index: int) -> int:
         n = len(self)
         rank = operator.index(index)
@@ -258,24 +278,26 @@ class ReplayMemory(TorchMemory):
         self._drawn = drawn = store.draw(ranks)
         hand_out = self._hand_out
         if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
-            self._hand_out = hand_out = HandOut(store.schema, len(ranks), self.device, self.contiguous)
-        block = hand_out.pool.take()
-        block.fill(store.ring, drawn.pairs.reshape(-1))
-        six, info = hand_out.six(block)
+            self._hand_out = hand_out = HandOut(
+                store.schema, self.window, len(ranks), self.device, self.contiguous
+            )
+        block, slots, back = hand_out.pool.take(), store.expand(drawn), store.ring.back
+        block.fill(store.ring, slots.reshape(-1))
+        six, info, beside = hand_out.six(block, slots, back)
         if self.sample_preprocessor is not None:
             six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
         elif self.crc_debug:
-            self._check(store, drawn, block)
-        return Batch(six, drawn, info)
+            self._check(store, drawn, block, slots)
+        return Batch(six, drawn, info, beside=beside)
 
-    def _check(self, store: Store, drawn: Drawn, block: Block) -> None:
+    def _check(self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32]) -> None:
         if self._checker is None:
             self._checker = BatchChecker(store.schema)
-        found = self._checker.check(block)
+        n_equal, found = self._checker.check(block, slots, store.ring.back)
         if found is not None:
-            window, names, episode, step = found
-            raise IntegrityError(mismatch(names, self._worker(store, drawn, window), episode, step))
-        self.crc_checked += len(drawn.pairs)
+            worker = self._worker(store, drawn, found.window)
+            raise IntegrityError(mismatch(found.names, worker, found.episode, found.step))
+        self.crc_checked += n_equal
 
     def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
         return self._state.tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
@@ -314,7 +336,9 @@ class ReplayMemory(TorchMemory):
             StorageError: The `storage_path` holds a memory already.
         """
         settings: dict[str, Any] = memory_in(read_manifest(Path(path))[0])["settings"]
-        given: dict[str, Any] = {**settings, **arguments, "dataset_path": ""}
+        saved = settings.get("window")
+        window = None if saved is None else window_from_json(saved)
+        given: dict[str, Any] = {**settings, "window": window, **arguments, "dataset_path": ""}
         memory = cls(**given)
         try:
             memory.restore(path)
@@ -384,6 +408,7 @@ class ReplayMemory(TorchMemory):
             "nb_steps": self.nb_steps,
             "crc_debug": self.crc_debug,
             "contiguous": self.contiguous,
+            "window": window_to_json(self.window),
         }
 
     def _counters(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def read_rows(
         folder: Where they are.
         body: The memory's part of the manifest.
         row_dtype: What the rows must look like.
-        put: Called with the first id, rows, links and origins of each stretch.
+        put: Called with the first id, rows and columns of each stretch.
 
     Raises:
         DatasetError: A file is missing, damaged, or holds other rows.

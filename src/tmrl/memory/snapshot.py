@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tmrl.datasets.files import (
     MANIFEST,
@@ -27,12 +26,12 @@ from tmrl.datasets.files import (
     write_array,
 )
 from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, segment_of
-from tmrl.rows import Rows
+from tmrl.rows import COLUMNS, Columns, Rows
 
 SEGMENTS_WHEN_FULL = 32
 """A full memory is this many segments: what is evicted but not yet removed is at most one of them, 3 %."""
 
-CopyRows = Callable[[range], tuple[Rows, NDArray[np.int32], NDArray[np.int32]]]
+CopyRows = Callable[[range], tuple[Rows, Columns]]
 """Copies rows by their ids; raises `EvictedRowError` if they are not held any more."""
 
 
@@ -99,9 +98,11 @@ def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Se
 
 
 def _write_segment(folder: Path, ids: range, copy_rows: CopyRows) -> Segment:
-    rows, back, origin = copy_rows(ids)
-    links = np.empty(len(ids), LINK)
-    links["check"], links["back"], links["origin"] = row_checks(rows), back, origin
+    rows, columns = copy_rows(ids)
+    links = np.zeros(len(ids), LINK)
+    links["check"] = row_checks(rows)
+    for column in COLUMNS.names or ():
+        links[column] = columns[column]
     name = f"{ids.start:016d}-{secrets.token_hex(4)}"
     rows_crc = write_array(folder / f"{name}.rows.npy", rows)
     return Segment(name, ids.start, ids.stop, rows_crc, write_array(folder / f"{name}.links.npy", links))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
@@ -21,15 +20,15 @@ from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaE
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
-from tmrl.memory.ring import COLUMN_BYTES
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import Store
+from tmrl.memory.windows import Window
 from tmrl.packing import worker_of
-from tmrl.rows import Rows
+from tmrl.rows import COLUMNS, Columns, Rows
 from tmrl.schema import Schema
 from tmrl.schema_json import schema_from_json, schema_to_json
 
@@ -56,6 +55,7 @@ class MemoryState:
         owner: The memory.
         intake: Its door.
         sampler: Its draws.
+        window: What a draw expands to.
         storage: The folder that it lives in; None for RAM.
 
     Attributes:
@@ -66,10 +66,13 @@ class MemoryState:
         damaged: Rows found damaged or missing whenever the storage was opened.
     """
 
-    def __init__(self, owner: Owner, intake: Intake, sampler: Uniform, storage: Storage | None) -> None:
+    def __init__(
+        self, owner: Owner, intake: Intake, sampler: Uniform, window: Window, storage: Storage | None
+    ) -> None:
         self.lock = threading.RLock()
         self.intake = intake
         self.sampler = sampler
+        self.window = window
         self.storage = storage
         self.tally = Tally()
         self.store: Store | None = None
@@ -176,14 +179,14 @@ class MemoryState:
         return self.size if self.store is None else self.store.ring.n_rows - 1
 
     def _bytes_per_row(self, schema: Schema) -> int:
-        columns = COLUMN_BYTES if self.storage is None else LINK.itemsize
+        columns = COLUMNS.itemsize if self.storage is None else LINK.itemsize
         return schema.row_dtype.itemsize + columns + INDEX_BYTES
 
     def _open_store(self, schema: Schema) -> Store:
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            store = Store(schema, n, self.tally, self.storage)
+            store = Store(schema, n, self.tally, self.window, self.storage)
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
@@ -221,7 +224,7 @@ class MemoryState:
                 return
             schema = schema_from_json(document["schema"])
             self._adopt(schema)
-            self.store = store = Store(schema, info.n_rows - 1, self.tally, storage, info)
+            self.store = store = Store(schema, info.n_rows - 1, self.tally, self.window, storage, info)
             loss = store.recover(document["state"]["store"], document["next"])
             if len(loss):
                 self.damaged += len(loss)
@@ -307,8 +310,8 @@ class MemoryState:
             n_rows = 1 if store is None else store.ring.n_rows
         self._snapshot = write_snapshot(folder, document, ids, n_rows, self.copy_rows, self._snapshot, within)
 
-    def copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
-        """Copies rows, their links and origins.
+    def copy_rows(self, ids: range) -> tuple[Rows, Columns]:
+        """Copies rows and what stands beside them.
 
         Raises:
             EvictedRowError: They are not held any more.
@@ -330,8 +333,8 @@ class MemoryState:
         Args:
             document: The memory's part of the manifest.
             checksum: Of the whole manifest.
-            read_rows: Given the rows' dtype and a function, calls it with first id, rows, links and origins
-                of each stretch of rows.
+            read_rows: Given the rows' dtype and a function, calls it with first id, rows and columns of
+                each stretch of rows.
 
         Raises:
             DatasetError: The document contradicts itself or the rows.

@@ -14,7 +14,8 @@ from tmrl.memory.ring import Ring
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
-from tmrl.rows import Rows
+from tmrl.memory.windows import Window, expand
+from tmrl.rows import Columns, Rows
 from tmrl.schema import Schema
 
 COPIED_AT_ONCE = 1 << 26
@@ -41,6 +42,7 @@ class Store:
         schema: The layout of the rows.
         n_transitions: Most transitions to hold.
         tally: Counts of where rows come from.
+        window: Which transitions are anchors.
         storage: Where the rows are kept; None for RAM.
         info: Files of the storage that hold rows already; the store begins empty until `recover`.
 
@@ -54,17 +56,20 @@ class Store:
         schema: Schema,
         n_transitions: int,
         tally: Tally,
+        window: Window,
         storage: Storage | None = None,
         info: RowFileInfo | None = None,
     ) -> None:
         self.schema = schema
+        self._window = window
+        self._layout = window.layout
         self.tally = tally
         self.times = ArrivalTimes()
         self.streams = StreamTable()
         self._storage = storage
         # A transition needs two rows: one row more than transitions, if all are of one episode.
         self.ring, self._file = self._make_ring(n_transitions + 1, info)
-        self.anchors = Anchors(self.ring.n_rows)
+        self.anchors = self._make_anchors()
         if storage is not None:
             storage.file = self._file
 
@@ -76,7 +81,7 @@ class Store:
             file = self._storage.create_rows(row_dtype, n_rows)
         else:
             file = self._storage.open_rows(row_dtype, info)
-        return Ring(file.rows, file.links["back"], file.links["origin"]), file
+        return Ring(file.rows, file.links), file
 
     @property
     def bytes_full(self) -> int:
@@ -113,15 +118,16 @@ class Store:
             self._file.begin(first_held, first_id + n - first_held)
         if n == 1:
             back = int(linked.back[0])
-            self.ring.write_one(linked.rows, back, code)
+            self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
             self.anchors.extend_one(first_id, back, self.ring.oldest)
         else:
-            self.ring.write(linked.rows, linked.back, code)
+            self.ring.write(linked.rows, linked.columns(code))
             self.anchors.extend(first_id, linked.back, self.ring.oldest)
         if self._file is not None:
             rows = linked.rows[first_held - first_id :]
             stream = self.streams.code(chunk.stream)
-            self._file.commit(first_held, links_of(chunk, rows, first_held, linked.back, code, stream))
+            columns = linked.columns(code)[first_held - first_id :]
+            self._file.commit(first_held, links_of(chunk, rows, columns, first_held, stream))
         if self._storage is not None and first_held > first_id:
             self._storage.commit()  # or nothing would tell of the rows that were never held
 
@@ -140,6 +146,10 @@ class Store:
     def draw(self, ranks: NDArray[np.int64]) -> Drawn:
         """Turns ranks of transitions into rows."""
         return Drawn(self.anchors.pairs(ranks), self.ring.oldest, self.ring.next, self.ring.n_rows)
+
+    def expand(self, drawn: Drawn) -> NDArray[np.int32]:
+        """The slots of whole windows, `(B, L)`."""
+        return expand(drawn.pairs, self._layout, self.ring.back, self.anchors.fwd)
 
     def resize(self, n_transitions: int) -> None:
         """Changes the capacity, keeping the newest rows under the same ids.
@@ -182,12 +192,10 @@ class Store:
         self.times.restore(state["times"])
         self._rebuild()
 
-    def _put_back(
-        self, first_id: int, rows: Rows, back: NDArray[np.int32], origin: NDArray[np.int32]
-    ) -> None:
-        self.ring.restore(first_id, rows, back, origin)
+    def _put_back(self, first_id: int, rows: Rows, columns: Columns) -> None:
+        self.ring.restore(first_id, rows, columns)
         if self._file is not None:
-            self._file.commit(first_id, plain_links(rows, first_id, back, origin))
+            self._file.commit(first_id, plain_links(rows, columns, first_id))
 
     def recover(self, state: dict[str, Any], next_id: int) -> Loss:
         """Takes over the rows in the storage's files, and brings the rest up to date by them.
@@ -218,7 +226,8 @@ class Store:
         self._check_codes(links["stream"], -1, len(self.streams))
         self.tally.resume(links["origin"], links["origin"][links["id"] >= next_id])
         is_done = self.ring.rows["terminated"][slots] | self.ring.rows["truncated"][slots]
-        self.streams.resume(HeldRows(links["id"], links["stream"], links["step"], links["episode"], is_done))
+        ids, streams, steps, episodes = (links[name] for name in ("id", "stream", "step", "episode"))
+        self.streams.resume(HeldRows(ids, streams, steps, episodes, is_done, links["place"]))
         self._rebuild()
         return loss
 
@@ -233,7 +242,10 @@ class Store:
         """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
         return {"streams": self.streams.state(), "times": self.times.state()}
 
+    def _make_anchors(self) -> Anchors:
+        return Anchors(self.ring, self._layout.behind, self._window.stride)
+
     def _rebuild(self) -> None:
         """Makes the index anew from the links, which are all the truth there is."""
-        self.anchors = Anchors(self.ring.n_rows)
+        self.anchors = self._make_anchors()
         self.anchors.extend(self.ring.oldest, self.ring.back[self.ring.held_slots()], self.ring.oldest)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.chunk import PLAIN, Chunk, Stream
-from tmrl.rows import GAP, START, Rows
+from tmrl.rows import COLUMNS, GAP, START, Columns, Rows
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class _Newest:
     step: int
     episode: int
     is_done: bool
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,17 @@ class Linked:
 
     rows: Rows
     back: NDArray[np.int32]
+    place: NDArray[np.int32]
     duplicates: int
     """Rows dropped because their steps had been passed before: late, or sent twice."""
     gap: int
     """Steps missing before the first row."""
+
+    def columns(self, origin: int) -> Columns:
+        """What is to stand beside the rows, sent by `origin`."""
+        columns = np.empty(len(self.rows), COLUMNS)
+        columns["back"], columns["origin"], columns["place"] = self.back, origin, self.place
+        return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class HeldRows:
     steps: NDArray[np.int64]
     episodes: NDArray[np.int64]
     is_done: NDArray[np.bool_]
+    places: NDArray[np.int32]
 
     def lack(self, row_id: int) -> bool:
         """Whether a row that was not evicted is not there."""
@@ -83,7 +92,8 @@ class StreamTable:
         rows, starts = chunk.rows[duplicates:], chunk.starts[duplicates:]
         episodes = chunk.episodes[duplicates:]
         if not len(rows):
-            return Linked(rows, np.empty(0, np.int32), duplicates, 0)
+            nothing = np.empty(0, np.int32)
+            return Linked(rows, nothing, nothing, duplicates, 0)
         back = np.empty(len(rows), np.int32)
         done = rows["terminated"] | rows["truncated"]
         if len(rows) > 1:
@@ -92,11 +102,12 @@ class StreamTable:
             is_cut = done[:-1] | (episodes[1:] != episodes[:-1])
             back[1:] = np.where(starts[1:], START, np.where(is_cut, GAP, 1))
         back[0] = START if starts[0] else self._first_link(chunk, newest, int(episodes[0]), next_id, gap)
+        place = _places(back, 0 if newest is None else newest.place + 1)
         last_step = 0 if chunk.first_step is None else chunk.first_step + len(chunk.rows) - 1
         self._newest[chunk.stream] = _Newest(
-            next_id + len(rows) - 1, last_step, int(episodes[-1]), bool(done[-1])
+            next_id + len(rows) - 1, last_step, int(episodes[-1]), bool(done[-1]), int(place[-1])
         )
-        return Linked(rows, back, duplicates, gap)
+        return Linked(rows, back, place, duplicates, gap)
 
     @staticmethod
     def _compare(chunk: Chunk, newest: _Newest | None) -> tuple[int, int]:
@@ -146,6 +157,16 @@ class StreamTable:
                     int(held.steps[place]),
                     int(held.episodes[place]),
                     bool(held.is_done[place]),
+                    int(held.places[place]),
                 )
             elif stream in self._newest and held.lack(self._newest[stream].row_id):
                 del self._newest[stream]
+
+
+def _places(back: NDArray[np.int32], first: int) -> NDArray[np.int32]:
+    """How many rows of its episode came before each row of a chunk; `first` if the first one is linked."""
+    if len(back) == 1:
+        return np.array([first if back[0] > 0 else 0], np.int32)
+    indices = np.arange(len(back), dtype=np.int32)
+    starts = np.maximum.accumulate(np.where(back <= 0, indices, -1))
+    return np.where(starts < 0, indices + first, indices - starts).astype(np.int32)
