@@ -408,7 +408,7 @@ class TestSize:
         stats = memory.stats()
         row = 4 + 4 + 4 + 1 + 1 + 2
         assert stats.bytes_full == 1001 * (row + 28)
-        assert stats.bytes_now == 10 * (row + 24)
+        assert stats.bytes_now == 10 * (row + 28)
 
     def test_size_that_int32_slots_cannot_hold_is_refused(self) -> None:
         """B43: slots are 32 bits wide."""

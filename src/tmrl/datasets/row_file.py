@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tmrl.chunk import Chunk
 from tmrl.datasets.files import row_checks
 from tmrl.errors import DatasetError, StorageError
-from tmrl.rows import COLUMNS, GAP, NOBODY, Columns, Rows, put, take_rows
+from tmrl.rows import COLUMNS, GAP, NOBODY, Columns, Rows, put, record_dtype, take_rows
 
 KIND = "memory"
 """Of manifests of a memory that lives in its folder."""
@@ -121,6 +121,7 @@ class RowFile:
     def __init__(self, folder: Path, info: RowFileInfo, row_dtype: np.dtype[np.void], mode: Any) -> None:
         self.info = info
         self._files = [folder / f"{info.name}.rows.npy", folder / f"{info.name}.links.npy"]
+        self._late = folder / f"{info.name}.late.npy"
         heads = (info.rows_head, info.links_head)
         dtypes: tuple[np.dtype[Any], ...] = (row_dtype, LINK)
         self._maps = [
@@ -171,6 +172,47 @@ class RowFile:
         links["id"] = -1
         put(self.links, slot, links)
         put(self.links["id"], slot, ids)
+
+    def rewrite(self, ids: NDArray[np.int64], rows: Rows) -> None:
+        """Changes rows that are held; after a kill each is as it was, or as it is to be.
+
+        Args:
+            ids: `(n,)` their ids, each once.
+            rows: `(n,)` what they are to be.
+        """
+        slots = ids % self.info.n_rows
+        links = self.links[slots]
+        links["check"] = checks(rows, links)
+        late = np.empty(len(ids), np.dtype([("links", LINK), ("row", record_dtype(rows.dtype))]))
+        late["links"], late["row"] = links, rows.view(record_dtype(rows.dtype))
+        draft = self._late.with_suffix(".tmp")
+        with draft.open("wb") as stream:
+            np.save(stream, late, allow_pickle=False)
+        draft.replace(self._late)
+        self._finish_late(late)
+
+    def finish_rewriting(self) -> None:
+        """Does what a process that was killed in `rewrite` had begun."""
+        if not self._late.exists():
+            return
+        try:
+            late = np.load(self._late, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DatasetError(f"{self._late} is damaged: {error}; remove it to go on without") from error
+        row_dtype = record_dtype(self.rows.dtype)
+        if late.dtype != np.dtype([("links", LINK), ("row", row_dtype)]):
+            raise DatasetError(f"{self._late} holds rows of another layout; remove it to go on without")
+        self._finish_late(late)
+
+    def _finish_late(self, late: NDArray[Any]) -> None:
+        rows, links = np.ascontiguousarray(late["row"]), late["links"]
+        slots = links["id"] % self.info.n_rows
+        is_right = checks(rows, links) == links["check"]
+        # One that was overwritten meanwhile stays so.
+        chosen = is_right & (self.links["id"][slots] == links["id"])
+        self.rows.view(rows.dtype)[slots[chosen]] = rows[chosen]
+        self.links["check"][slots[chosen]] = links["check"][chosen]
+        self._late.unlink()
 
     def survey(self) -> Survey:
         """Looks at every slot: about 0.2 s for a million small rows, else the time to read the files."""

@@ -7,6 +7,7 @@ the block was new. Without reuse, each batch of images would fault in tens of me
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +48,18 @@ def parts(schema: Schema, window: Window) -> list[tuple[Leaf, Selection]]:
 class Block:
     """Memory for the rows of `batch_size` windows, with the views through which it is filled and read."""
 
-    def __init__(self, schema: Schema, window: Window, batch_size: int) -> None:
+    def __init__(self, schema: Schema, window: Window, batch_size: int, is_pinned: bool = False) -> None:
         n_rows = window.layout.n_rows
         n = batch_size * n_rows
-        self.memory = np.empty(n * schema.row_dtype.itemsize, np.uint8)
+        n_bytes = n * schema.row_dtype.itemsize
+        self.is_pinned = is_pinned
+        self.memory = (
+            torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+            if is_pinned
+            else np.empty(n_bytes, np.uint8)
+        )
+        self.copied: Any = None
+        """The event of the copy to the device that was begun last; None if none was, or it was waited for."""
         self._records = self.memory.view(record_dtype(schema.row_dtype))
         self._bytes = torch.from_numpy(self.memory).view(n, -1)
         row_bytes = schema.row_dtype.itemsize
@@ -63,7 +72,11 @@ class Block:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no tensor shares this memory."""
+        """Whether no tensor shares this memory, and no copy reads it."""
+        if self.copied is not None:
+            if not self.copied.query():
+                return False
+            self.copied = None
         return self._counts() == self._idle_counts
 
     def _counts(self) -> list[int]:
@@ -85,11 +98,13 @@ class BlockPool:
         schema: The layout of the rows.
         window: What a window holds.
         batch_size: Windows in a block.
+        is_pinned: Whether blocks are page-locked, so that a GPU copies them while the CPU goes on.
     """
 
-    def __init__(self, schema: Schema, window: Window, batch_size: int) -> None:
+    def __init__(self, schema: Schema, window: Window, batch_size: int, is_pinned: bool = False) -> None:
         self._schema = schema
         self._window = window
+        self._is_pinned = is_pinned
         self._batch_size = batch_size
         self._blocks: list[Block] = []
 
@@ -98,7 +113,7 @@ class BlockPool:
         for block in self._blocks:
             if block.is_idle:
                 return block
-        block = Block(self._schema, self._window, self._batch_size)
+        block = Block(self._schema, self._window, self._batch_size, self._is_pinned)
         # The oldest one is forgotten; it lives on as long as somebody holds a part of it.
         self._blocks = [*self._blocks[1 - MAX_BLOCKS :], block]
         return block

@@ -46,7 +46,7 @@ class HandOut:
         self._nests = _nests(schema)
         n_rows = window.layout.n_rows
         self._cuts = [_cut(schema, batch_size, n_rows, leaf, rows) for leaf, rows in parts(schema, window)]
-        self.pool = BlockPool(schema, window, batch_size)
+        self.pool = BlockPool(schema, window, batch_size, self._device.type == "cuda")
 
     def fits(self, batch_size: int, device: Any, contiguous: bool) -> bool:
         """Whether this is what cuts such batches."""
@@ -93,7 +93,10 @@ class HandOut:
         return [leaf.contiguous() for leaf in leaves] if self._is_contiguous else leaves
 
     def _cut_on_device(self, block: Block) -> list[torch.Tensor]:
-        copy = torch.from_numpy(block.memory).to(self._device)
+        copy = torch.from_numpy(block.memory).to(self._device, non_blocking=block.is_pinned)
+        if block.is_pinned:
+            block.copied = torch.cuda.Event()
+            block.copied.record(torch.cuda.current_stream(self._device))
         typed = {dtype: copy.view(dtype) for dtype in {cut.dtype for cut in self._cuts}}
         return [typed[cut.dtype].as_strided(cut.size, cut.stride, cut.offset) for cut in self._cuts]
 

@@ -26,6 +26,7 @@ from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
+from tmrl.memory.prefetch import Prefetcher
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size
@@ -77,6 +78,8 @@ class ReplayMemory(TorchMemory):
             `append` took in survives the end of the process, whatever ends it. A folder that holds a memory
             is opened, and goes on where it was: its random numbers too, whatever the `seed`.
         flush_interval_s: Seconds from one `flush()` in the background to the next; None for none.
+        prefetch: Batches that a thread draws ahead; they are the same as without. It pays where the device
+            computes while the CPU draws; on a CPU alone it rather costs. `close()` ends the thread.
 
     Raises:
         ValueError: An argument is out of range.
@@ -105,10 +108,13 @@ class ReplayMemory(TorchMemory):
         window: Window | None = None,
         storage_path: str | Path | None = None,
         flush_interval_s: float | None = None,
+        prefetch: int = 0,
     ) -> None:
         checked_size(memory_size)
         if flush_interval_s is not None and not flush_interval_s > 0:
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
+        if prefetch < 0:
+            raise ValueError(f"prefetch must be at least 0, got {prefetch}")
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
         self._state = MemoryState(
@@ -124,6 +130,9 @@ class ReplayMemory(TorchMemory):
         self._drawn: Drawn | None = None
         self._draws = 0
         self._flushes: Repeat | None = None
+        self._prefetcher = self._make_prefetcher(prefetch) if prefetch else None
+        if self._prefetcher is not None:
+            self._state.before_change = self._prefetcher.take_back
         self.batch_preprocessor = batch_preprocessor
         self.contiguous = contiguous
         try:
@@ -176,6 +185,23 @@ class ReplayMemory(TorchMemory):
         opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self._state.append_dataset(opened, source)
 
+    def write(self, ids: Any, **values: Any) -> None:
+        """Changes stored fields of rows afterwards: rewards of a model, labels of a person, recurrent states.
+
+        Each draw sees a row as it was or as it is, never a mixture. In CRC mode the checksums follow.
+
+        Args:
+            ids: `(n,)` row ids, as in `batch.ids`; array or tensor. Those of rows that were evicted meanwhile
+                are ignored and counted in `stats().writes_ignored`; of equal ones the last counts.
+            **values: `rew`, or entries of `info` that `info_keys` names: nests of arrays or tensors
+                `(n, ...)`, of the dtypes that are stored; rewards may be any finite numbers.
+
+        Raises:
+            ValueError: A value does not fit; the memory is as it was.
+            EmptyMemoryError: The memory never held a row.
+        """
+        self._state.write_late(ids, values)
+
     # Drawing
 
     def __len__(self) -> int:
@@ -198,9 +224,33 @@ class ReplayMemory(TorchMemory):
             EmptyMemoryError: The memory holds no transition.
             IntegrityError: In CRC mode, a transition is not the one that its worker saw.
         """
-        with self._lock:
-            batch = self._batch(self._draw_ranks())
+        if self._prefetcher is None:
+            with self._lock:
+                batch, drawn = self._draw_batch()
+        else:
+            batch, drawn = self._prefetcher.get()
+        self._drawn = drawn
+        self._draws += len(drawn.pairs)
         return batch if self.batch_preprocessor is None else self.batch_preprocessor(batch)
+
+    def _draw_batch(self) -> tuple[Batch, Drawn]:
+        return self._batch(self._draw_ranks())
+
+    def _make_prefetcher(self, depth: int) -> Prefetcher:
+        sampler = self._state.sampler
+
+        def reset(mark: Any) -> None:
+            mark, self.crc_checked = mark
+            sampler.reset(mark)
+
+        return Prefetcher(
+            depth,
+            self._lock,
+            self._draw_batch,
+            key=lambda: (self.batch_size, self.device, self.contiguous, self.sample_preprocessor),
+            mark=lambda: (sampler.mark(), self.crc_checked),
+            reset=reset,
+        )
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The batch of chosen transitions, by the indices that `self[i]` takes; no `batch_preprocessor`.
@@ -213,7 +263,7 @@ class ReplayMemory(TorchMemory):
         if len(indices) == 0:
             raise ValueError("indices must name at least 1 transition, got none")
         with self._lock:
-            return self._batch(np.array([self._rank(index) for index in indices], np.int64))
+            return self._batch(np.array([self._rank(index) for index in indices], np.int64))[0]
 
     def sample_indices(self) -> list[int]:
         """Draws `batch_size` indices, uniform and with replacement, from the memory's own generator.
@@ -222,6 +272,8 @@ class ReplayMemory(TorchMemory):
             EmptyMemoryError: The memory holds no transition.
         """
         with self._lock:
+            self._state.before_change()
+            self._draws += self.batch_size
             return self._draw_ranks().tolist()
 
     def get_transition(self, item: int) -> tuple[Any, Any, Any, Any, Any, Any, dict[str, Any]]:
@@ -256,7 +308,6 @@ class ReplayMemory(TorchMemory):
             raise EmptyMemoryError(
                 f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
             )
-        self._draws += self.batch_size
         return self._state.sampler.draw(self.batch_size, n)
 
     def __getitem__(self, item: int) -> Any:
@@ -273,9 +324,9 @@ class ReplayMemory(TorchMemory):
             raise IndexError(f"transition {rank} is out of range: the memory holds {n}")
         return rank % n
 
-    def _batch(self, ranks: NDArray[np.int64]) -> Batch:
+    def _batch(self, ranks: NDArray[np.int64]) -> tuple[Batch, Drawn]:
         store = self._state.opened()
-        self._drawn = drawn = store.draw(ranks)
+        drawn = store.draw(ranks)
         hand_out = self._hand_out
         if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
             self._hand_out = hand_out = HandOut(
@@ -288,7 +339,7 @@ class ReplayMemory(TorchMemory):
             six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
         elif self.crc_debug:
             self._check(store, drawn, block, slots)
-        return Batch(six, drawn, info, beside=beside)
+        return Batch(six, drawn, info, beside=beside), drawn
 
     def _check(self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32]) -> None:
         if self._checker is None:
@@ -380,6 +431,8 @@ class ReplayMemory(TorchMemory):
         """Flushes a memory that lives in a folder, and lets others open it. A closed memory is empty."""
         if self._flushes is not None:
             self._flushes.stop()
+        if self._prefetcher is not None:
+            self._prefetcher.close()
         self._state.close()
 
     def __enter__(self) -> Self:
@@ -457,6 +510,7 @@ class ReplayMemory(TorchMemory):
                 gaps=total.gaps,
                 draws=self._draws,
                 damaged=self._state.damaged,
+                writes_ignored=self._state.writes_ignored,
                 crc_checked=self.crc_checked,
                 age_rows_p50=percentile(ages, 50),
                 age_rows_p95=percentile(ages, 95),

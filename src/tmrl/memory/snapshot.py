@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tmrl.datasets.files import (
     MANIFEST,
@@ -47,6 +48,7 @@ def write_snapshot(
     n_rows: int,
     copy_rows: CopyRows,
     known: int | None,
+    late: NDArray[np.int64],
     within: dict[str, Any] | None = None,
 ) -> int:
     """Writes a snapshot, or brings the one in `folder` up to date.
@@ -59,6 +61,7 @@ def write_snapshot(
         copy_rows: Where they come from, oldest first.
         known: Checksum of the manifest that this memory wrote or read last. Only if it is the one in the
             folder are its segments used again: somebody else's may have the same ids.
+        late: Ids of rows that were changed since then: their segments are written anew.
         within: A larger document that is to hold the memory, under `memory`; None if there is none. What
             its `files` begin with is kept in the folder beside the segments.
 
@@ -70,7 +73,10 @@ def write_snapshot(
     """
     folder.mkdir(parents=True, exist_ok=True)
     full = segment_rows(n_rows)
-    kept = _reusable(folder, known, ids, full)
+    kept = [
+        segment if _is_as_saved(segment, late) else _write_segment(folder, _held(segment, ids), copy_rows)
+        for segment in _reusable(folder, known, ids, full)
+    ]
     first = kept[-1].stop if kept else ids.start
     new = [
         _write_segment(folder, range(start, min(start + full, ids.stop)), copy_rows)
@@ -84,7 +90,7 @@ def write_snapshot(
 
 
 def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Segment]:
-    """Segments of the snapshot in the folder that need not be written again."""
+    """Segments of the snapshot in the folder that stay, all but a last one that is not full."""
     if not (folder / MANIFEST).exists():
         require_ours(folder)
         return []
@@ -93,8 +99,19 @@ def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Se
         return []
     segments = memory_in(body)["segments"]
     held = [segment for segment in map(segment_of, segments) if segment.stop > ids.start]
-    whole = [segment for segment in held if segment.stop - segment.first == full]
-    return whole if whole == held[: len(whole)] else []
+    sizes = [segment.stop - segment.first for segment in held]
+    if any(size > full for size in sizes):  # of a larger memory
+        return []
+    return held if sizes and sizes[-1] == full else held[:-1]
+
+
+def _held(segment: Segment, ids: range) -> range:
+    return range(max(segment.first, ids.start), segment.stop)
+
+
+def _is_as_saved(segment: Segment, late: NDArray[np.int64]) -> bool:
+    first, stop = np.searchsorted(late, (segment.first, segment.stop))
+    return bool(first == stop)
 
 
 def _write_segment(folder: Path, ids: range, copy_rows: CopyRows) -> Segment:

@@ -20,6 +20,7 @@ from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaE
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
+from tmrl.memory.late import LateValues
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
@@ -64,6 +65,7 @@ class MemoryState:
         store: The rows; None until the layout is known.
         size: As given: a number of transitions, or a budget of bytes.
         damaged: Rows found damaged or missing whenever the storage was opened.
+        writes_ignored: Late writes to rows that were gone.
     """
 
     def __init__(
@@ -78,6 +80,9 @@ class MemoryState:
         self.store: Store | None = None
         self.size: int | str = 1
         self.damaged = 0
+        self.writes_ignored = 0
+        self.before_change: Callable[[], None] = lambda: None
+        """Called with the lock held before anything changes that a draw depends on, or is written down."""
         self._owner = owner
         self._save_lock = threading.Lock()
         self._snapshot: int | None = None
@@ -93,6 +98,7 @@ class MemoryState:
         """Checks and stores samples, all or none."""
         with self.lock:
             self._check_open()
+            self.before_change()
             waiting = self.intake.waiting
             try:
                 chunks = self.intake.chunks(samples, source, continues)
@@ -114,6 +120,7 @@ class MemoryState:
             if not len(dataset):
                 choose(dataset, 1)
                 return
+            self.before_change()
             schema = self.intake.schema_for(dataset.schema)
             check_layout(schema, dataset.schema)
             waiting = self.intake.waiting
@@ -126,7 +133,15 @@ class MemoryState:
             epoch = -1 - store.ring.next
         for chunk in chunks_of_dataset(dataset, first, schema, packer, source, epoch):
             with self.lock:
+                self.before_change()
                 store.append(chunk)
+
+    def write_late(self, ids: Any, values: dict[str, Any]) -> None:
+        """Changes stored fields of rows, see `ReplayMemory.write`."""
+        with self.lock:
+            store = self.opened()
+            self.before_change()
+            self.writes_ignored += store.write_late(LateValues(store.schema, ids, values))
 
     def begin_with(self, fill: Callable[[], None]) -> None:
         """Fills a new memory; one that lives in a folder and was filled before is left as it is."""
@@ -167,6 +182,7 @@ class MemoryState:
         """
         size = checked_size(size)
         with self.lock:
+            self.before_change()
             if self.store is not None:
                 n_transitions = transitions_within(size, self._bytes_per_row(self.store.schema))
                 if n_transitions + 1 != self.store.ring.n_rows:
@@ -308,7 +324,13 @@ class MemoryState:
             ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
             document = self._document() | {"oldest": ids.start}
             n_rows = 1 if store is None else store.ring.n_rows
-        self._snapshot = write_snapshot(folder, document, ids, n_rows, self.copy_rows, self._snapshot, within)
+            late = np.empty(0, np.int64) if store is None else store.late_ids
+        self._snapshot = write_snapshot(
+            folder, document, ids, n_rows, self.copy_rows, self._snapshot, late, within
+        )
+        with self.lock:
+            if store is not None:
+                store.late_ids = np.setdiff1d(store.late_ids, late)
 
     def copy_rows(self, ids: range) -> tuple[Rows, Columns]:
         """Copies rows and what stands beside them.
@@ -345,6 +367,7 @@ class MemoryState:
                 "memory; choose another one"
             )
         with self.lock:
+            self.before_change()
             wanted, self.size = self.size, document["settings"]["memory_size"]
             self.store = None
             self.restore(document)
@@ -370,10 +393,12 @@ class MemoryState:
 
     def small(self) -> dict[str, Any]:
         """The random numbers and the counters, as what `json.dumps` takes."""
+        self.before_change()
         return {"sampler": self.sampler.state(), "counters": self._owner.counters()}
 
     def restore_small(self, state: dict[str, Any]) -> None:
         """Takes over what `small` returned."""
+        self.before_change()
         try:
             self.sampler.restore(state["sampler"])
             self._owner.restore_counters(state["counters"])

@@ -69,6 +69,8 @@ class MemoryStats:
     """Transitions drawn by `sample()`."""
     damaged: int
     """Rows that were found damaged or missing when a `storage_path` was opened, and were taken out."""
+    writes_ignored: int
+    """Rows that `write` was to change and that were evicted already, since the memory was made or opened."""
     crc_checked: int
     """Transitions that CRC debugging has compared and found equal."""
     age_rows_p50: float

@@ -10,12 +10,13 @@ from tmrl.chunk import Chunk
 from tmrl.datasets.row_file import Loss, RowFile, RowFileInfo, links_of, plain_links
 from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
+from tmrl.memory.late import LateValues
 from tmrl.memory.ring import Ring
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
 from tmrl.memory.windows import Window, expand
-from tmrl.rows import Columns, Rows
+from tmrl.rows import Columns, Rows, take_rows
 from tmrl.schema import Schema
 
 COPIED_AT_ONCE = 1 << 26
@@ -66,6 +67,8 @@ class Store:
         self.tally = tally
         self.times = ArrivalTimes()
         self.streams = StreamTable()
+        self.late_ids = np.empty(0, np.int64)
+        """Ids of rows that were changed since the last snapshot."""
         self._storage = storage
         # A transition needs two rows: one row more than transitions, if all are of one episode.
         self.ring, self._file = self._make_ring(n_transitions + 1, info)
@@ -130,6 +133,20 @@ class Store:
             self._file.commit(first_held, links_of(chunk, rows, columns, first_held, stream))
         if self._storage is not None and first_held > first_id:
             self._storage.commit()  # or nothing would tell of the rows that were never held
+
+    def write_late(self, values: LateValues) -> int:
+        """Changes fields of the rows that are still held, and returns how many are not."""
+        ring = self.ring
+        chosen = (values.ids >= ring.oldest) & (values.ids < ring.next)
+        ids = values.ids[chosen]
+        rows = take_rows(ring.rows, ids % ring.n_rows)
+        values.apply(rows, chosen)
+        if self._file is None:
+            ring.records[ids % ring.n_rows] = rows.view(ring.records.dtype)
+        elif len(ids):
+            self._file.rewrite(ids, rows)
+        self.late_ids = np.union1d(self.late_ids, ids)
+        return len(values.ids) - len(ids)
 
     def _evict(self, ids: range) -> None:
         if ids:
@@ -213,6 +230,7 @@ class Store:
         file = self._file
         if file is None:
             raise ValueError("only rows in a storage can be recovered")
+        file.finish_rewriting()
         survey = file.survey()
         loss = file.repair(survey, next_id)
         self.streams.restore(state["streams"])
