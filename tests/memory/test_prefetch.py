@@ -113,7 +113,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for() 
         memory._state.before_change()
         store.ring.rows["obs"][:] += 1
     for _ in range(3):
-        with pytest.raises(IntegrityError, match="is not what the worker saw"):
+        with pytest.raises(IntegrityError, match="not what the worker saw"):
             memory.sample()
     store.ring.rows["obs"][:] -= 1
     append(memory, 3)
