@@ -263,7 +263,9 @@ class ReplayMemory(TorchMemory):
         if len(indices) == 0:
             raise ValueError("indices must name at least 1 transition, got none")
         with self._lock:
-            return self._batch(np.array([self._rank(index) for index in indices], np.int64))[0]
+            ranks = np.array([self._rank(index) for index in indices], np.int64)
+            batch, self._drawn = self._batch(ranks)
+            return batch
 
     def sample_indices(self) -> list[int]:
         """Draws `batch_size` indices, uniform and with replacement, from the memory's own generator.
