@@ -116,6 +116,7 @@ class TrainingOffline:
                     self.update_buffer(interface)
                 with training:
                     metrics = self.agent.train(batch)
+                    self._update_priorities(batch)
                 metrics.update(self._statistics(sampling.last_s, training.last_s))
                 means.add(metrics)
                 self.total_updates += 1
@@ -138,6 +139,13 @@ class TrainingOffline:
     def _batches(self) -> Iterable[Any]:
         """The batches of this round, or what is left of them."""
         return islice(self.memory, max(0, self.steps - self.step)) if self.step else self.memory
+
+    def _update_priorities(self, batch: Any) -> None:
+        """Gives the agent's errors to the memory, if the one has errors and the other takes priorities."""
+        update_priorities = getattr(self.memory, "update_priorities", None)
+        td_errors = getattr(self.agent, "td_errors", None)
+        if update_priorities is not None and td_errors is not None:
+            update_priorities(batch.ids, td_errors)
 
     def _statistics(self, sampling_s: float, training_s: float) -> dict[str, float]:
         return {
