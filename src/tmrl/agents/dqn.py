@@ -164,8 +164,8 @@ class DQNAgent(TrainingAgent):
     def targets(self, rew: Tensor, new_obs: Any, terminated: Tensor, discount: Any = None) -> Tensor:
         """Targets `r + gamma (1 - terminated) Q'(s', a')`, with Q' of the target network.
 
-        a' is the best action by the network (van Hasselt et al. 2016, equation 4), or unless `is_double` by the
-        target network (Mnih et al. 2015, equation 2).
+        a' is the best action by the network (van Hasselt et al. 2016, equation 4); unless `is_double`, by the
+        target network (Mnih et al. 2015, algorithm 1).
 
         Args:
             rew: `(B,)` float32.

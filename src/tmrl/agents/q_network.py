@@ -112,8 +112,8 @@ def _image_shape(space: Any) -> tuple[int, int, int]:
     *channels, height, width = space.shape
     if min(height, width) < SMALLEST_IMAGE:
         raise ValueError(
-            f"images must have channels first and at least {SMALLEST_IMAGE} x {SMALLEST_IMAGE} pixels for DQN, "
-            f"got the shape {space.shape}; transpose or resize them, for example with "
+            f"images must have channels first and at least {SMALLEST_IMAGE} x {SMALLEST_IMAGE} pixels, got "
+            f"the shape {space.shape}; transpose or resize them, as with "
             "gymnasium.wrappers.TransformObservation"
         )
     return math.prod(channels), height, width

@@ -74,7 +74,7 @@ class SACAgent(TrainingAgent):
         target_entropy: Entropy of an action to hold, in nats; None stands for minus its number of components.
         n_critics: Critics in the ensemble.
         n_target: Critics, drawn anew at each update, whose smallest value makes the targets; None for all.
-        policy_value: Which of the critics' values of an action the policy raises: the smallest, or their mean.
+        policy_value: Which of the critics' values of an action the policy raises: the smallest or the mean.
         policy_delay: Updates of the critics for each of the policy and the temperature.
         layer_norm: Whether the critics' hidden layers are normalised, as RLPD has it.
 

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 
 def discount_of(batch: Any, gamma: float) -> Any:
-    """By what to multiply the value of `new_obs`: the batch's `discounts` `(B,)` if it has them, else `gamma`.
+    """By what to multiply the value of `new_obs`: the batch's `discounts` `(B,)`, or `gamma` if it has none.
 
-    A batch of n-step returns has them: `gamma ** n` for the steps that each reward really sums up, fewer than
-    n where an episode ended.
+    A batch of n-step returns has them: `gamma ** n` for the n steps that each reward really sums up.
     """
     discounts = getattr(batch, "discounts", None)
     return gamma if discounts is None else discounts
