@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -135,9 +137,7 @@ def test_the_target_moves_by_polyak_averaging_or_is_a_copy_now_and_then(period, 
     for is_due in moves:
         before = [parameter.clone() for parameter in agent.target_network.parameters()]
         agent.train(make_batch())
-        trios = zip(
-            agent.target_network.parameters(), before, agent.actor.network.parameters(), strict=True
-        )
+        trios = zip(agent.target_network.parameters(), before, agent.actor.network.parameters(), strict=True)
         for target, old, source in trios:
             expected = old.lerp(source.detach(), tau) if is_due else old
             torch.testing.assert_close(target, expected)
@@ -147,8 +147,7 @@ def test_the_target_moves_by_polyak_averaging_or_is_a_copy_now_and_then(period, 
 def test_epsilon_falls_in_a_straight_line_and_travels_with_the_policy(tmp_path):
     agent = make_agent(initial_epsilon=0.9, final_epsilon=0.1, epsilon_updates=4)
     epsilons = [agent.actor.epsilon.item()]
-    for _ in range(6):
-        epsilons.append(agent.train(make_batch())["epsilon"].item())
+    epsilons += [agent.train(make_batch())["epsilon"].item() for _ in range(6)]
     assert epsilons == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1, 0.1, 0.1])
     agent.get_actor().save(tmp_path / "policy.safetensors")
     other = DQNActor(OBS_SPACE, ACT_SPACE, hidden=(16,)).load(tmp_path / "policy.safetensors", "cpu")
@@ -216,7 +215,7 @@ def test_a_checkpoint_holds_the_whole_agent():
     agents[0].train(batch)
     state = agents[0].state_dict()
     check_state(state)
-    agents[1].load_state_dict(state)
+    agents[1].load_state_dict(deepcopy(state))
     assert agents[0].train(batch) == agents[1].train(batch)
     assert agents[1].updates == 2
 

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -171,7 +173,7 @@ def test_a_checkpoint_holds_the_whole_agent_and_not_its_errors():
     state = agents[0].state_dict()
     check_state(state)
     assert "td_errors" not in state
-    agents[1].load_state_dict(state)
+    agents[1].load_state_dict(deepcopy(state))
     metrics = []
     for agent in agents:
         torch.manual_seed(1)

@@ -37,5 +37,5 @@ def test_a_network_tracks_another_by_exactly_tau(tau):
 
 def test_numbers_out_of_range_are_refused_by_name():
     check("lr", 0.1, is_valid=True, rule="above 0")
-    with pytest.raises(ValueError, match="lr must be above 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"lr must be above 0, got 0\.0"):
         check("lr", 0.0, is_valid=False, rule="above 0")
