@@ -105,6 +105,9 @@ def test_a_fraction_of_demonstrations_is_a_mixture(prioritized: bool, noting: An
 def test_windows_are_those_of_the_flags(noting: Any) -> None:
     n_step = sampler_and_window(TrainSettings(n_step=3))["window"]
     assert (type(n_step), n_step.arguments) == (noting["NStep"], (3, 0.99))
+    assert n_step.options == {"stack": None}
+    both = sampler_and_window(TrainSettings(n_step=3, frame_stack=2))["window"]
+    assert (type(both), both.options["stack"].arguments) == (noting["NStep"], (2,))
     stack = sampler_and_window(TrainSettings(env="ALE/Pong-v5"))["window"]
     assert (type(stack), stack.arguments) == (noting["FrameStack"], (4,))
 

@@ -214,8 +214,15 @@ def test_errors_reach_a_memory_that_takes_priorities_before_the_next_draw() -> N
     assert updates == [(1, [1, 1], [1.0, 1.0]), (3, [3, 3], [3.0, 3.0])]
 
 
+class UnrankedMemory(RankedMemory):
+    """Could take priorities, if its sampler had any."""
+
+    sampler = SimpleNamespace(has_priorities=False)
+
+
 def test_agents_without_errors_and_memories_without_priorities_go_on_as_before() -> None:
     assert train_on(RankedMemory, CountingAgent).memory.updates == []
+    assert train_on(UnrankedMemory, ErringAgent).memory.updates == []
     train_on(ListMemory, ErringAgent)
 
 

@@ -107,12 +107,13 @@ def _mixture(settings: TrainSettings, demo_fraction: float) -> Any:
 
 
 def _window(settings: TrainSettings) -> Any:
-    if settings.n_step > 1:
-        from tmrl.memory import NStep
-
-        return NStep(settings.n_step, GAMMA)
+    stack = None
     if settings.stack > 1:
         from tmrl.memory import FrameStack
 
-        return FrameStack(settings.stack)
-    return None
+        stack = FrameStack(settings.stack)
+    if settings.n_step > 1:
+        from tmrl.memory import NStep
+
+        return NStep(settings.n_step, GAMMA, stack=stack)
+    return stack

@@ -142,10 +142,9 @@ class TrainingOffline:
 
     def _update_priorities(self, batch: Any) -> None:
         """Gives the agent's errors to the memory, if the one has errors and the other takes priorities."""
-        update_priorities = getattr(self.memory, "update_priorities", None)
         td_errors = getattr(self.agent, "td_errors", None)
-        if update_priorities is not None and td_errors is not None:
-            update_priorities(batch.ids, td_errors)
+        if td_errors is not None and _takes_priorities(self.memory):
+            self.memory.update_priorities(batch.ids, td_errors)
 
     def _statistics(self, sampling_s: float, training_s: float) -> dict[str, float]:
         return {
@@ -185,6 +184,12 @@ class TorchTrainingOffline(TrainingOffline):
 
         self.device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         super().__post_init__()
+
+
+def _takes_priorities(memory: Any) -> bool:
+    """Whether it can, and its sampler, if it has one, makes use of them."""
+    sampler = getattr(memory, "sampler", None)
+    return hasattr(memory, "update_priorities") and getattr(sampler, "has_priorities", True)
 
 
 def _timed(batches: Iterable[Any], stopwatch: Stopwatch) -> Iterator[Any]:
