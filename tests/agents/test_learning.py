@@ -33,6 +33,7 @@ class PlainReturns:
     def __init__(self, n, gamma):
         self.n, self.gamma = n, gamma
         self.columns = [[] for _ in range(6)]
+        self.arrays = []
 
     def add(self, episode):
         """Takes the steps `(obs, act, rew, new_obs, terminated)` of an episode."""
@@ -42,11 +43,12 @@ class PlainReturns:
             parts = (*steps[0][:2], rew, *steps[-1][3:], self.gamma ** len(steps))
             for column, part in zip(self.columns, parts, strict=True):
                 column.append(part)
+        dtypes = (np.float32, np.int64, np.float32, np.float32, np.float32, np.float32)
+        self.arrays = [np.array(*pair) for pair in zip(self.columns, dtypes, strict=True)]
 
     def sample(self, rng, batch_size):
         rows = rng.integers(len(self.columns[0]), size=batch_size)
-        arrays = [np.stack([column[row] for row in rows]) for column in self.columns]
-        parts = [torch.from_numpy(a if a.dtype == np.int64 else a.astype(np.float32)) for a in arrays]
+        parts = [torch.from_numpy(array[rows]) for array in self.arrays]
         batch = Extended((*parts[:5], torch.zeros(batch_size)))
         batch.discounts = parts[5]
         return batch
@@ -55,7 +57,7 @@ class PlainReturns:
 def balance(seed, n_steps=12_000, warm_up=500):
     """Trains DQN on n-step returns of CartPole-v1; the returns of 10 test episodes."""
     torch.manual_seed(seed)
-    rng, returns = np.random.default_rng(seed), PlainReturns(n=5, gamma=0.98)
+    rng, returns = np.random.default_rng(seed), PlainReturns(n=5, gamma=0.99)
     env = gymnasium.make("CartPole-v1")
     agent = DQNAgent(
         env.observation_space,
@@ -75,7 +77,7 @@ def balance(seed, n_steps=12_000, warm_up=500):
             returns.add(episode)
             (obs, _), episode = env.reset(), []
         if step >= warm_up:
-            agent.train(returns.sample(rng, 64))
+            agent.train(returns.sample(rng, 128))
     return [test_return(agent.get_actor(), seed=1000 + i) for i in range(10)]
 
 
