@@ -151,7 +151,17 @@ def test_an_existing_run_is_left_as_it_is(call):
             ("--env", "no_module:Env-v0"),
             "--env must be the id of a Gymnasium environment, got 'no_module:Env-v0'",
         ),
-        (("--env", "CartPole-v1"), "must be a Box of floating-point numbers for SAC, got Discrete(2)"),
+        (
+            ("--env", "CartPole-v1", "--agent", "sac"),
+            "must be a Box of floating-point numbers for SAC, got Discrete(2)",
+        ),
+        (("--agent", "dqn"), "the action space must be Discrete for DQN, got Box"),
+        (("--agent", "ppo"), "ppo"),
+        (("--n-step", "0"), "--n-step must be at least 1, got 0"),
+        (("--frame-stack", "0"), "--frame-stack must be at least 1, got 0"),
+        (("--updates-per-step", "0"), "--updates-per-step must be above 0 and finite, got 0.0"),
+        (("--demos", "d", "--demo-fraction", "1"), "--demo-fraction must be between 0 and 1, got 1.0"),
+        (("--demo-fraction", "0.5"), "mixes --demos with the samples of the run, and takes no --dataset"),
         (("--device", "meat"), "--device must be one that torch can use here, got 'meat'"),
         (("--stepz", "3"), "--stepz"),
         (("--steps", "many"), "many"),
@@ -200,10 +210,13 @@ def test_no_episodes_to_eval_are_refused(call):
     assert "--episodes must be at least 1 and --seed at least 0, got 0 and 0" in err
 
 
-def test_a_missing_extra_is_named_with_the_name_of_the_distribution():
-    ended = spawn("train", "--env", "HalfCheetah-v5", prelude="import sys; sys.modules['mujoco'] = None")
+@pytest.mark.parametrize(
+    ("env", "module", "extra"), [("HalfCheetah-v5", "mujoco", "mujoco"), ("ALE/Pong-v5", "ale_py", "atari")]
+)
+def test_a_missing_extra_is_named_with_the_name_of_the_distribution(env, module, extra):
+    ended = spawn("train", "--env", env, prelude=f"import sys; sys.modules['{module}'] = None")
     assert ended.returncode == 2
-    assert 'pip install "tmrl-memory[mujoco]"' in ended.stderr
+    assert f'{env} needs a package that is missing; pip install "tmrl-memory[{extra}]"' in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -346,3 +359,60 @@ def test_a_wrong_call_about_datasets_is_exit_code_2_and_leaves_nothing(call, arg
     assert message in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+class Pixels(gymnasium.Env):
+    """Noise in the shape of a game's frames."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.integers(0, 256, (84, 84), np.uint8), {}
+
+    def step(self, action):
+        return self.np_random.integers(0, 256, (84, 84), np.uint8), float(action), False, False, {}
+
+
+@pytest.fixture
+def pixels():
+    gymnasium.register("Pixels-v0", Pixels, max_episode_steps=20)
+    yield
+    del gymnasium.registry["Pixels-v0"]
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pixels-v0"])
+@pytest.mark.usefixtures("pixels")
+def test_numbered_actions_are_trained_by_dqn_evaluated_recorded_and_resumed(call, env):
+    short = ("--steps", "60", "--warm-up", "40", "--batch-size", "4")
+    code, _, err = call("train", *short, "--env", env, "--name", "one")
+    assert code == 0, err
+    summary = summary_of("one")
+    assert (summary["agent"], summary["updates"]) == ("dqn", 20)
+    name = "network.head.advantage.0.weight"
+    assert load_file("runs/one/policy.safetensors")[name].shape[0] == (512 if env == "Pixels-v0" else 128)
+    code, out, err = call("eval", "runs/one", "--episodes", "2", "--seed", "1000000")
+    assert code == 0, err
+    found = [float(line.split(": ")[1]) for line in out.splitlines()[:2]]
+    assert found == pytest.approx(summary["test_returns"][:2], abs=0.06)
+    code, _, err = call("record", "out", "--policy", "runs/one", "--episodes", "1", "--max-steps", "5")
+    assert code == 0, err
+    assert open_dataset("out").about.environment == env
+    code, out, err = call("train", "--resume", "runs/one", "--steps", "70")
+    assert code == 0, err
+    assert "goes on after 20 updates" in out
+    assert summary_of("one")["updates"] == 30
+    assert call("train", "--resume", "runs/one", "--agent", "sac")[0] == 2
+
+
+def test_redq_updates_as_often_as_it_is_told(call):
+    arguments = ("--agent", "redq", "--steps", "160", "--warm-up", "150", "--batch-size", "8")
+    code, _, err = call(
+        "train", *arguments, "--name", "one", "--updates-per-step", "4", "--target-return=-1e6"
+    )
+    assert code == 0, err
+    summary = summary_of("one")
+    assert (summary["agent"], summary["updates"]) == ("redq", 40)
+    assert 160 <= summary["env_steps"] <= 260
+    assert call("eval", "runs/one", "--episodes", "1")[0] == 0

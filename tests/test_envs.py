@@ -1,5 +1,6 @@
 """GenericGymEnv."""
 
+import sys
 from typing import Any
 
 import gymnasium
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tmrl.envs import GenericGymEnv
+from tmrl.envs import AtariEnv, GenericGymEnv
 
 
 class Nested(gymnasium.Env[Any, Any]):
@@ -63,3 +64,25 @@ def test_float64_becomes_float32_in_nests_and_nothing_else_changes() -> None:
         obs, _ = env.reset()
         assert env.observation_space.contains(obs)
         assert (obs["a"].dtype, obs["b"][0].dtype, obs["b"][1]) == (np.float32, np.uint8, 1)
+
+
+@pytest.mark.parametrize("clips_rewards", [True, False])
+def test_games_of_ale_show_single_grey_frames(clips_rewards: bool) -> None:
+    """Where the extra is installed; Space Invaders pays 5 to 30 points a hit."""
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    with AtariEnv("ALE/SpaceInvaders-v5", clips_rewards=clips_rewards) as env:
+        env.action_space.seed(0)
+        obs, _ = env.reset(seed=0)
+        rewards = []
+        while sum(rewards) < 5:
+            assert (obs.shape, obs.dtype) == ((84, 84), np.uint8)
+            obs, rew, *_ = env.step(env.action_space.sample())
+            rewards.append(float(rew))
+    assert (max(rewards) == 1.0) == clips_rewards
+
+
+def test_games_of_ale_without_their_extra_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "tmrl-memory\[atari\]"'):
+        AtariEnv()

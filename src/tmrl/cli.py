@@ -77,6 +77,7 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
     """
     from functools import partial
 
+    from tmrl.frames import stacked_space
     from tmrl.runs.record import load_policy
     from tmrl.runs.session import make_env, run_tests
 
@@ -85,12 +86,12 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
             raise ValueError(
                 f"--episodes must be at least 1 and --seed at least 0, got {episodes} and {seed}"
             )
-        env_id, make_actor = load_policy(run)
-        env_cls = partial(make_env, env_id)
+        policy = load_policy(run)
+        env_cls = partial(make_env, policy.env, is_test=True)
         env = env_cls()
-        actor = make_actor(env.observation_space, env.action_space)
+        actor = policy.make(stacked_space(env.observation_space, policy.frame_stack), env.action_space)
         env.close()
-    returns = run_tests(env_cls, actor, episodes, seed)
+    returns = run_tests(env_cls, actor, episodes, seed, policy.frame_stack)
     console = Console()
     for episode, episode_return in enumerate(returns):
         console.print(f"episode {episode}: {episode_return:.1f}", highlight=False)
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
     def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = defaults) -> int:
-        """Train a soft actor-critic agent and leave its policy, curve and summary in runs/<name>/."""
+        """Train an agent and leave its policy, curve and summary in runs/<name>/."""
         return _train(settings, defaults)
 
     return tyro.extras.subcommand_cli_from_dict(

@@ -1,12 +1,17 @@
-"""Environments by name, with the changes that make most of them fit for training."""
+"""Environments by name, with the changes that make most of them fit for training.
+
+- `GenericGymEnv`: any registered environment.
+- `AtariEnv`: a game of the Arcade Learning Environment, as agents that learn from its frames see it.
+"""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TransformObservation
+from gymnasium.wrappers import AtariPreprocessing, TransformObservation, TransformReward
 
 from tmrl.nest import flatten, unflatten
 
@@ -36,6 +41,54 @@ class GenericGymEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if to_float32:
             env = TransformObservation(env, _to_float32, _map_boxes(env.observation_space, _box_to_float32))
         super().__init__(env)
+
+
+class AtariEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A game of the Arcade Learning Environment, one `(84, 84)` uint8 frame an observation.
+
+    The changes are those of Mnih et al. 2015 (Nature 518, "Preprocessing" and "Training details"): grey
+    frames of 84 x 84, the maximum of the last two of the 4 frames for which an action is repeated, up to 30
+    idle steps at the start, and rewards clipped to their sign. A lost life ends no episode. Frames are not
+    stacked here: each travels and is stored once, and `frame_stack=4` of the worker and `FrameStack(4)` of
+    the memory stack them.
+
+    Args:
+        id: Such as `ALE/Pong-v5`.
+        clips_rewards: Whether rewards are -1, 0 and 1; returns are those of the game otherwise.
+
+    Raises:
+        gymnasium.error.DependencyNotInstalled: ale-py or OpenCV is missing; the message has the remedy.
+    """
+
+    def __init__(self, id: str = "ALE/Pong-v5", clips_rewards: bool = True) -> None:  # noqa: A002
+        try:
+            ale_py = import_module("ale_py")
+            import_module("cv2")
+        except ImportError as error:
+            raise gymnasium.error.DependencyNotInstalled('pip install "tmrl-memory[atari]"') from error
+        gymnasium.register_envs(ale_py)
+        env: gymnasium.Env[Any, Any] = gymnasium.make(id, frameskip=1, disable_env_checker=True)
+        env = AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84, grayscale_obs=True)
+        super().__init__(TransformReward(env, _sign) if clips_rewards else env)
+
+
+def single_env(env: Any) -> gymnasium.Env[Any, Any]:
+    """The environment, if it is one.
+
+    Raises:
+        TypeError: It is a vector of environments.
+    """
+    lanes = getattr(env, "num_envs", None)
+    if lanes is not None:
+        raise TypeError(
+            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
+            "make one worker for each"
+        )
+    return env
+
+
+def _sign(rew: Any) -> float:
+    return float(np.sign(rew))
 
 
 def _scaled(env: gymnasium.Env[Any, Any], scale: float) -> spaces.Box:

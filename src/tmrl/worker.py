@@ -15,12 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+from tmrl.envs import single_env
 from tmrl.errors import StalledError
+from tmrl.frames import Frames, stacked_space
 from tmrl.policy_files import PolicyFiles
 from tmrl.retired import warn_retired
 from tmrl.sink import Sink
@@ -56,6 +57,8 @@ class RolloutWorker:
         seed: Seed of the first `env.reset()`.
         allow_pickle: Whether `model_path` may be a pickle, which runs whatever it says.
         wait_limit_s: Longest wait for a policy.
+        frame_stack: How many observations the policy sees, the last of its episode, each leaf `(k, ...)`. The
+            samples hold single ones, and a memory's `FrameStack` stacks them alike. 1 does not stack.
 
     Attributes:
         env: The environment.
@@ -96,6 +99,7 @@ class RolloutWorker:
         seed: int | None = None,
         allow_pickle: bool = False,
         wait_limit_s: float = 600.0,
+        frame_stack: int = 1,
     ) -> None:
         warn_retired(
             "RolloutWorker",
@@ -129,9 +133,12 @@ class RolloutWorker:
         self.buffer = Buffer()
         self.policy_version = 0
         self._files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
-        self.env = _single(env_cls())
+        self._frames = Frames(frame_stack)
+        self._is_stacking = frame_stack > 1
+        self.env = single_env(env_cls())
         actor = actor_module_cls(
-            observation_space=self.env.observation_space, action_space=self.env.action_space
+            observation_space=stacked_space(self.env.observation_space, frame_stack),
+            action_space=self.env.action_space,
         )
         self.actor = self._files.read(actor.to_device(device), device)
         self._stamper = Stamper(worker_id or f"{platform.node() or 'worker'}-{secrets.token_hex(4)}")
@@ -175,6 +182,8 @@ class RolloutWorker:
         obs, info = self.env.reset() if self._seed is None else self.env.reset(seed=self._seed)
         self._seed = None
         self._obs = obs = self._preprocessed(obs)
+        if self._is_stacking:
+            self._frames.begin(obs)
         if collect_samples:
             act = getattr(self.env.unwrapped, "default_action", None)
             self._collect(None, (act, obs, 0.0, False, False), info)
@@ -196,11 +205,13 @@ class RolloutWorker:
         """
         # Taken before the environment, or the policy, can write into them.
         prev_obs = owned(obs) if collect_samples and self.crc_debug else None
-        act = self.act(obs, test=test)
+        act = self.act(self._frames.stacked() if self._is_stacking else obs, test=test)
         kept_act = owned(act) if collect_samples else None
         self._stamper.advance()
         obs, rew, terminated, truncated, info = self.env.step(act)
         self._obs = obs = self._preprocessed(obs)
+        if self._is_stacking:
+            self._frames.add(obs)
         self._episode_return += float(rew)
         if not collect_samples:
             return obs, rew, terminated, truncated, info
@@ -484,13 +495,3 @@ class RolloutWorker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _single(env: Any) -> gymnasium.Env[Any, Any]:
-    lanes = getattr(env, "num_envs", None)
-    if lanes is not None:
-        raise TypeError(
-            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
-            "make one worker for each"
-        )
-    return env

@@ -4,6 +4,7 @@ import copy
 import functools
 import logging
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tmrl.memory import ReplayMemory
 from tmrl.networking import Buffer, RolloutWorker
 from tmrl.training import InProcessLine, TorchTrainingOffline, TrainingAgent, TrainingOffline, WorkerSource
 from tmrl.training import offline as offline_module
+from tmrl.transition import Batch
 
 SPACES = (CountingEnv.observation_space, CountingEnv.action_space)
 
@@ -169,6 +171,59 @@ def test_the_observer_sees_every_update_with_its_metrics() -> None:
         source
     )
     assert seen == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+class ErringAgent(CountingAgent):
+    """Leaves the number of the update as the error of each sample, but for the second update."""
+
+    def train(self, batch: Any) -> Any:
+        metrics = super().train(batch)
+        errors = np.full(len(batch[2]), float(len(self.batches)))
+        self.td_errors = None if len(self.batches) == 2 else errors
+        return metrics
+
+
+class RankedMemory(ListMemory):
+    """Takes priorities, and notes what else it was asked at that time."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.draws = 0
+        self.updates: list[Any] = []
+
+    def sample(self) -> Any:
+        self.draws += 1
+        ids = np.full(self.batch_size, self.draws, np.int64)
+        return Batch(super().sample(), SimpleNamespace(ids=lambda: ids), {})
+
+    def update_priorities(self, ids: Any, td_errors: Any) -> None:
+        self.updates.append((self.draws, ids.tolist(), td_errors.tolist()))
+
+
+def train_on(memory_cls: Any, agent_cls: Any) -> Any:
+    training = TrainingOffline(
+        SPACES, functools.partial(memory_cls, batch_size=2), agent_cls, rounds=1, steps=3, device="cpu"
+    )
+    training.run_epoch(Script([9, 9]))
+    assert training.total_updates == 3
+    return training
+
+
+def test_errors_reach_a_memory_that_takes_priorities_before_the_next_draw() -> None:
+    updates = train_on(RankedMemory, ErringAgent).memory.updates
+    assert updates == [(1, [1, 1], [1.0, 1.0]), (3, [3, 3], [3.0, 3.0])]
+
+
+class UnrankedMemory(RankedMemory):
+    """Could take priorities, if its sampler had any."""
+
+    sampler = SimpleNamespace(has_priorities=False)
+
+
+def test_agents_without_errors_and_memories_without_priorities_go_on_as_before() -> None:
+    assert train_on(RankedMemory, CountingAgent).memory.updates == []
+    assert train_on(UnrankedMemory, ErringAgent).memory.updates == []
+    train_on(ListMemory, ErringAgent)
 
 
 def test_the_scheduler_gets_the_agent_and_the_epoch_before_each_epoch() -> None:

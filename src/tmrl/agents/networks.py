@@ -46,6 +46,24 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class EnsembleLayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450), with a scale and a shift for each member.
+
+    Args:
+        members: Size of the ensemble.
+        width: Outputs of each member's layer.
+    """
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises each vector of `(members, B, width)`."""
+        return torch.addcmul(self.bias, functional.layer_norm(x, x.shape[-1:]), self.weight)
+
+
 class EnsembleCritic(nn.Module):
     """An ensemble of independent action-value functions `Q_i(s, a)`.
 
@@ -54,20 +72,32 @@ class EnsembleCritic(nn.Module):
         act_size: Length of the flat action.
         hidden: Widths of the hidden layers.
         members: Size of the ensemble.
+        layer_norm: Whether the hidden layers are normalised before their ReLU, which bounds the values of
+            actions that no data tell of (Ball et al. 2023, arXiv 2302.02948, section 4.2).
     """
 
-    def __init__(self, obs_size: int, act_size: int, hidden: Sequence[int], members: int = 2) -> None:
+    def __init__(
+        self,
+        obs_size: int,
+        act_size: int,
+        hidden: Sequence[int],
+        members: int = 2,
+        layer_norm: bool = False,
+    ) -> None:
         super().__init__()
         sizes = [obs_size + act_size, *hidden, 1]
         self.layers = nn.ModuleList(EnsembleLinear(members, n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.norms = nn.ModuleList(
+            EnsembleLayerNorm(members, width) if layer_norm else nn.Identity() for width in hidden
+        )
         self.members = members
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         """Values `(members, B)` of flat observations `(B, obs_size)` and actions `(B, act_size)`."""
         x = torch.cat((obs, act), dim=-1).expand(self.members, -1, -1)
         *hidden, last = self.layers
-        for layer in hidden:
-            x = functional.relu(layer(x))
+        for layer, norm in zip(hidden, self.norms, strict=True):
+            x = functional.relu(norm(layer(x)))
         return last(x).squeeze(-1)
 
 

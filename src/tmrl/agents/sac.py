@@ -3,12 +3,16 @@
 `SACAgent.train` is one gradient step of the paper's algorithm 1: critics, policy, temperature, targets.
 Equation numbers below are the paper's. The agent sees actions in the unit box, so that the target entropy
 `-dim(A)` means the same whatever the bounds of the environment's actions are.
+
+What later papers changed about the critics are its options: larger ensembles (REDQ, `tmrl.agents.redq`), and
+layer normalisation (RLPD: Ball et al. 2023, arXiv 2302.02948, which also draws half of each batch from
+demonstrations, as the memory's `Mixture` does).
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium.spaces import Space
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from tmrl.actor import TorchActorModule
 from tmrl.agents.networks import EnsembleCritic, SquashedGaussian
 from tmrl.agents.spaces import UnitBox, flat_observation, flat_observation_size
+from tmrl.agents.steps import bootstrapped, check, descend, discount_of, track, weights_of
 from tmrl.training.agent import TrainingAgent
 
 
@@ -61,12 +66,17 @@ class SACAgent(TrainingAgent):
         observation_space: Any nest of Dict and Tuple with a Box of vectors as leaves.
         action_space: A bounded Box.
         device: Where networks and batches are.
-        gamma: Discount factor of a step, in [0, 1].
+        gamma: Discount factor of a step, in [0, 1], for batches that have no `discounts`.
         tau: Share of the critics that goes into their targets at each update, in (0, 1].
         lr: Learning rate of the critics, the policy and the temperature (Adam).
         hidden: Widths of the hidden layers of all networks.
         initial_temperature: Temperature at the start, above 0.
         target_entropy: Entropy of an action to hold, in nats; None stands for minus its number of components.
+        n_critics: Critics in the ensemble.
+        n_target: Critics, drawn anew at each update, whose smallest value makes the targets; None for all.
+        policy_value: Which of the critics' values of an action the policy raises: the smallest or the mean.
+        policy_delay: Updates of the critics for each of the policy and the temperature.
+        layer_norm: Whether the critics' hidden layers are normalised, as RLPD has it.
 
     Raises:
         ValueError: A space or a number does not suit; the message says why and what would.
@@ -84,17 +94,28 @@ class SACAgent(TrainingAgent):
         hidden: Sequence[int] = (256, 256),
         initial_temperature: float = 1.0,
         target_entropy: float | None = None,
+        n_critics: int = 2,
+        n_target: int | None = None,
+        policy_value: Literal["min", "mean"] = "min",
+        policy_delay: int = 1,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__(observation_space=observation_space, action_space=action_space, device=device)
-        _check("gamma", gamma, 0.0 <= gamma <= 1.0, "in [0, 1]")
-        _check("tau", tau, 0.0 < tau <= 1.0, "in (0, 1]")
-        _check("lr", lr, lr > 0.0, "above 0")
-        _check("initial_temperature", initial_temperature, initial_temperature > 0.0, "above 0")
-        self.gamma, self.tau = gamma, tau
+        check("gamma", gamma, 0.0 <= gamma <= 1.0, "in [0, 1]")
+        check("tau", tau, 0.0 < tau <= 1.0, "in (0, 1]")
+        check("lr", lr, lr > 0.0, "above 0")
+        check("initial_temperature", initial_temperature, initial_temperature > 0.0, "above 0")
+        check("n_critics", n_critics, n_critics >= 1, "at least 1")
+        n_target = n_critics if n_target is None else n_target
+        check("n_target", n_target, 1 <= n_target <= n_critics, f"in 1 to n_critics={n_critics}")
+        check("policy_delay", policy_delay, policy_delay >= 1, "at least 1")
+        self.gamma, self.tau, self.n_target = gamma, tau, n_target
+        self.policy_value, self.policy_delay = policy_value, policy_delay
+        self.updates = 0
         self.actor = SquashedGaussianActor(observation_space, action_space, device, hidden)
         act_size = self.actor.unit_box.size
         obs_size = flat_observation_size(observation_space)
-        self.critics = EnsembleCritic(obs_size, act_size, hidden).to(device)
+        self.critics = EnsembleCritic(obs_size, act_size, hidden, n_critics, layer_norm).to(device)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = torch.tensor(initial_temperature, device=device).log().requires_grad_()
         self.target_entropy = -float(act_size) if target_entropy is None else target_entropy
@@ -111,64 +132,76 @@ class SACAgent(TrainingAgent):
 
         Args:
             batch: A tuple of six as a memory hands it out, on the agent's device. If it has importance
-                `weights` of shape `(B,)`, they weigh the critics' loss.
+                `weights` of shape `(B,)`, they weigh the critics' loss; if it has `discounts`, they stand in
+                for `gamma`.
 
         Returns:
-            Losses and state by name, tensors of one element, so that the device is not waited for.
+            Losses and state by name, tensors of one element, so that the device is not waited for. Those of
+            the policy are missing where it was not its turn.
         """
         prev_obs, new_act, rew, new_obs, terminated, _ = batch
         obs, act = flat_observation(prev_obs), self.actor.unit_box.from_action(new_act)
-        target = self.targets(rew, flat_observation(new_obs), terminated)
-        temperature = self.log_temperature.detach().exp()
+        discount = discount_of(batch, self.gamma)
+        target = self.targets(rew, flat_observation(new_obs), terminated, discount)
 
         values = self.critics(obs, act)
-        critic_loss = residual_loss(values, target, getattr(batch, "weights", None))
-        _descend(self._critic_adam, critic_loss)
+        critic_loss = residual_loss(values, target, weights_of(batch))
+        descend(self._critic_adam, critic_loss)
+        metrics = {"loss_critic": critic_loss.detach(), "q_value": values.detach().mean()}
+        self.td_errors = (values.detach() - target).abs().mean(0)
 
+        self.updates += 1
+        if self.updates % self.policy_delay == 0:
+            metrics |= self._improve_policy(obs)
+        self.track_targets()
+        return metrics
+
+    def _improve_policy(self, obs: Tensor) -> dict[str, Tensor]:
+        """Steps down equations 9 and 18: the policy, then the temperature."""
+        temperature = self.log_temperature.detach().exp()
         unit, log_prob = self.actor.policy.sample(obs)
         with _frozen(self.critics):
-            policy_loss = (temperature * log_prob - self.critics(obs, unit).amin(0)).mean()
-        _descend(self._policy_adam, policy_loss)
-
-        _descend(self._temperature_adam, self.temperature_loss(log_prob))
-        self.track_targets()
+            values = self.critics(obs, unit)
+            value = values.amin(0) if self.policy_value == "min" else values.mean(0)
+            policy_loss = (temperature * log_prob - value).mean()
+        descend(self._policy_adam, policy_loss)
+        descend(self._temperature_adam, self.temperature_loss(log_prob))
         return {
-            "loss_critic": critic_loss.detach(),
             "loss_actor": policy_loss.detach(),
-            "q_value": values.detach().mean(),
             "entropy": -log_prob.detach().mean(),
             "temperature": temperature,
         }
 
     @torch.no_grad()
-    def targets(self, rew: Tensor, new_obs: Tensor, terminated: Tensor) -> Tensor:
+    def targets(self, rew: Tensor, new_obs: Tensor, terminated: Tensor, discount: Any = None) -> Tensor:
         """Soft Bellman targets `r + gamma (1 - terminated) V(s')`, with V of equation 3, for equation 5.
 
-        V takes the smaller target critic. An episode that was cut short (truncated) still has a future: only
-        termination ends the sum.
+        V takes the smallest of the target critics, or of `n_target` drawn of them without replacement. Of
+        n-step returns, the entropy of the steps between is left out.
 
         Args:
             rew: `(B,)` float32.
             new_obs: `(B, obs_size)` flat observations.
             terminated: `(B,)` float32, 1 where the episode terminated.
+            discount: `(B,)`, or a number, in place of `gamma`.
 
         Returns:
             `(B,)` targets, without gradient.
         """
         act, log_prob = self.actor.policy.sample(new_obs)
-        value = self.target_critics(new_obs, act).amin(0) - self.log_temperature.exp() * log_prob
-        return rew + self.gamma * (1.0 - terminated) * value
+        values = self.target_critics(new_obs, act)
+        if self.n_target < len(values):
+            values = values[torch.randperm(len(values), device=values.device)[: self.n_target]]
+        value = values.amin(0) - self.log_temperature.exp() * log_prob
+        return bootstrapped(rew, self.gamma if discount is None else discount, terminated, value)
 
     def temperature_loss(self, log_prob: Tensor) -> Tensor:
         """Equation 18, `J(alpha) = E[-alpha (log pi(a|s) + target_entropy)]`; alpha is learned by its log."""
         return -self.log_temperature.exp() * (log_prob.detach() + self.target_entropy).mean()
 
-    @torch.no_grad()
     def track_targets(self) -> None:
         """Moves the target critics by `tau` towards the critics (Polyak averaging)."""
-        pairs = zip(self.target_critics.parameters(), self.critics.parameters(), strict=True)
-        for target, source in pairs:
-            target.lerp_(source, self.tau)
+        track(self.target_critics, self.critics, self.tau)
 
 
 def residual_loss(values: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -183,12 +216,6 @@ def residual_loss(values: Tensor, target: Tensor, weights: Tensor | None = None)
     return (squares if weights is None else squares * weights).mean(dim=-1).sum()
 
 
-def _descend(adam: torch.optim.Adam, loss: Tensor) -> None:
-    adam.zero_grad()
-    loss.backward()
-    adam.step()
-
-
 @contextmanager
 def _frozen(module: nn.Module) -> Generator[None]:
     """Lets gradients pass through a module to its inputs, and spares those of its weights."""
@@ -197,8 +224,3 @@ def _frozen(module: nn.Module) -> Generator[None]:
         yield
     finally:
         module.requires_grad_(True)
-
-
-def _check(name: str, value: float, is_valid: bool, rule: str) -> None:
-    if not is_valid:
-        raise ValueError(f"{name} must be {rule}, got {value}")

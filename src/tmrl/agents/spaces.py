@@ -1,4 +1,4 @@
-"""What an agent of fully connected layers sees of an environment's spaces: flat vectors and a unit box."""
+"""What agents see of an environment's spaces: flat vectors, images, a unit box, numbered actions."""
 
 from typing import Any
 
@@ -31,6 +31,25 @@ def flat_observation(nest: Any) -> Tensor:
         return _flat(nest)
     leaves, _ = flatten(nest)
     return torch.cat([_flat(leaf) for leaf in leaves], dim=-1)
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether observations are images: a Box of uint8 with at least height and width."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
+
+
+def discrete(space: spaces.Space[Any]) -> spaces.Discrete:
+    """The action space, if its actions are numbered.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(  # noqa: TRY004 - a space is an argument's value
+            f"the action space must be Discrete for DQN, got {space}; take an environment with numbered "
+            "actions, or an agent for continuous ones, such as SAC"
+        )
+    return space
 
 
 class UnitBox(nn.Module):
@@ -84,7 +103,7 @@ def _box_size(name: str, space: spaces.Space[Any]) -> int:
             f"{name} must be a Box for this agent, got {space}; make it one with "
             "gymnasium.wrappers.FlattenObservation"
         )
-    if space.dtype == np.uint8 and len(space.shape) > 1:
+    if is_image(space):
         raise ValueError(
             f"{name} must be a vector for this agent, got an image {space.shape} of uint8; wrap the "
             "environment in an encoder that makes vectors, or write a TrainingAgent with convolutions"

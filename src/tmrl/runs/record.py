@@ -1,6 +1,7 @@
 """Recording: a policy acts, and each complete episode is on the disk before the next one begins."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tmrl.datasets.samples import episodes_of, schema_of
 from tmrl.datasets.writer import DatasetWriter, check_is_free
 from tmrl.packing import Packer
 from tmrl.runs.folder import RunFolder, read_json
-from tmrl.runs.settings import RANDOM, RecordSettings
+from tmrl.runs.settings import RANDOM, RecordSettings, TrainSettings
 from tmrl.worker import RolloutWorker
 
 
@@ -36,22 +37,35 @@ class RandomActor(ActorModule):
         return self.action_space.sample()
 
 
-def load_policy(run: Path) -> tuple[str, Callable[..., ActorModule]]:
-    """The environment of a run, and what makes its policy.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy that a run left, and how it is used."""
+
+    env: str
+    """Id of the environment of the run."""
+    frame_stack: int
+    """Observations that it sees at once."""
+    make: Callable[..., ActorModule]
+    """Makes it, called with `observation_space` and `action_space`."""
+
+
+def load_policy(run: Path) -> Policy:
+    """The policy of a run.
 
     Raises:
         FileNotFoundError: It is no folder of a run.
+        ValueError: Its settings cannot be read.
     """
-    from tmrl.agents import SquashedGaussianActor
+    from tmrl.runs.recipe import make_actor
 
     folder = RunFolder.open(run)
+    settings = TrainSettings.from_config(read_json(folder.config), run)
 
     def make(observation_space: Any, action_space: Any) -> ActorModule:
-        actor = SquashedGaussianActor(observation_space, action_space)
-        actor.load(folder.policy, "cpu")
-        return actor
+        actor = make_actor(settings.agent, observation_space, action_space)
+        return actor.load(folder.policy, "cpu")
 
-    return str(read_json(folder.config).get("env")), make
+    return Policy(settings.env, settings.stack, make)
 
 
 class Recorder:
@@ -72,17 +86,18 @@ class Recorder:
         check_is_free(settings.out, settings.append)
         self.settings = settings
         if settings.policy == RANDOM:
-            env, actor = None, partial(RandomActor, seed=settings.seed)
+            policy = Policy(str(settings.env), 1, partial(RandomActor, seed=settings.seed))
         else:
-            env, actor = load_policy(Path(settings.policy))
-        self.env = settings.env or str(env)
+            policy = load_policy(Path(settings.policy))
+        self.env = settings.env or policy.env
         self.worker = RolloutWorker(
             partial(make_env, self.env),
-            actor,
+            policy.make,
             standalone=True,
             crc_debug=settings.crc_debug,
             seed=settings.seed,
             source=settings.source,
+            frame_stack=policy.frame_stack,
         )
         self._writer: DatasetWriter | None = None
 

@@ -1,6 +1,6 @@
 """Session: one training run in one process, from the worker to the files it leaves.
 
-RolloutWorker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, SACAgent) -> Trainer
+RolloutWorker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, agent) -> Trainer
                                                     `-> Keeper -> Checkpoint
 """
 
@@ -16,16 +16,15 @@ import torch
 from rich.console import Console
 
 from tmrl.actor import ActorModule
-from tmrl.agents import SACAgent, SquashedGaussianActor
-from tmrl.envs import GenericGymEnv
-from tmrl.memory import ReplayMemory
+from tmrl.envs import AtariEnv, GenericGymEnv
 from tmrl.networking import Trainer
 from tmrl.runs.curve import draw_curve
 from tmrl.runs.display import make_display
 from tmrl.runs.folder import RunFolder, read_json, write_json
 from tmrl.runs.journal import Journal
 from tmrl.runs.keeper import Keeper
-from tmrl.runs.settings import TrainSettings
+from tmrl.runs.recipe import agent_name, make_actor, make_agent, make_memory
+from tmrl.runs.settings import ATARI, TrainSettings
 from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent, WorkerSource
 from tmrl.worker import RolloutWorker
 
@@ -37,15 +36,23 @@ STEPS_PER_EXCHANGE = 50
 """Steps between two exchanges of samples and policies between the worker and the loop."""
 STEPS_PER_TEST = 1000
 EPISODES_PER_TEST = 5
+STEPS_PER_ATARI_TEST = 25_000
+"""Steps between two tests where an episode is a thousand steps and more."""
 
 
-def make_env(env_id: str) -> gymnasium.Env[Any, Any]:
+def make_env(env_id: str, is_test: bool = False) -> gymnasium.Env[Any, Any]:
     """Makes the environment of a run.
+
+    Args:
+        env_id: Its id.
+        is_test: Whether rewards are those of the game, and not clipped as for training.
 
     Raises:
         ValueError: There is none of this id, or it needs a package that is missing.
     """
     try:
+        if env_id.startswith(ATARI):
+            return AtariEnv(env_id, clips_rewards=not is_test)
         return GenericGymEnv(env_id, to_float32=True)
     except gymnasium.error.DependencyNotInstalled as error:
         remedy = 'pip install "tmrl-memory[mujoco]"' if "mujoco" in str(error).lower() else str(error)
@@ -75,10 +82,14 @@ def checked_device(device: str | None) -> str:
     return device
 
 
-def run_tests(env_cls: Callable[[], Any], actor: ActorModule, episodes: int, seed: int) -> list[float]:
+def run_tests(
+    env_cls: Callable[[], Any], actor: ActorModule, episodes: int, seed: int, frame_stack: int = 1
+) -> list[float]:
     """Returns of test episodes of a policy in a fresh environment."""
     device = getattr(actor, "device", "cpu")
-    with RolloutWorker(env_cls, _Given(actor), device=device, standalone=True, seed=seed) as worker:
+    with RolloutWorker(
+        env_cls, _Given(actor), device=device, standalone=True, seed=seed, frame_stack=frame_stack
+    ) as worker:
         worker.run_episodes(nb_episodes=episodes)
         return [record.episode_return for record in worker.buffer.episodes]
 
@@ -108,34 +119,37 @@ class Session:
     def __init__(self, settings: TrainSettings, resumed: Checkpoint | None = None) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        self.env_cls = partial(make_env, settings.env)
         device = checked_device(settings.device)
         # Where the environment stood is not saved: it starts afresh, and from other states than the run did.
         seed = (
             settings.seed if resumed is None else _mixed(settings.seed, resumed.counters()["total_samples"])
         )
         self.worker = RolloutWorker(
-            self.env_cls,
-            SquashedGaussianActor,
+            partial(make_env, settings.env),
+            partial(make_actor, settings.agent),
             standalone=True,
             crc_debug=settings.crc_debug,
             worker_id="local",
             seed=seed,
+            frame_stack=settings.stack,
         )
-        spaces = self.worker.env.observation_space, self.worker.env.action_space
+        observation_space, action_space = self.worker.env.observation_space, self.worker.env.action_space
+        self.agent_name = agent_name(settings.agent, action_space)
+        updates_per_exchange = max(1, round(STEPS_PER_EXCHANGE * settings.ratio))
         self.training = TorchTrainingOffline(
-            spaces,
-            partial(_make_memory, settings, spaces, is_new=resumed is None),
-            partial(SACAgent, lr=settings.learning_rate),
+            (self.worker.actor.observation_space, action_space),
+            partial(make_memory, settings, (observation_space, action_space), is_new=resumed is None),
+            partial(make_agent, settings),
             epochs=1,
             steps=STEPS_PER_ROUND,
-            update_model_interval=STEPS_PER_EXCHANGE,
-            update_buffer_interval=STEPS_PER_EXCHANGE,
+            update_model_interval=updates_per_exchange,
+            update_buffer_interval=updates_per_exchange,
+            max_training_steps_per_env_step=settings.ratio,
             start_training=min(settings.warm_up, settings.steps),
             device=device,
         )
         self._notes = None if resumed is None else resumed.load(self.training)
-        _set_learning_rate(self.training.agent, settings.learning_rate)
+        _set_learning_rate(self.training.agent, settings.rate)
         self._plan()
 
     def _plan(self) -> None:
@@ -160,7 +174,7 @@ class Session:
         source = WorkerSource(
             self.worker,
             STEPS_PER_EXCHANGE,
-            test_interval_steps=STEPS_PER_TEST,
+            test_interval_steps=STEPS_PER_ATARI_TEST if self.settings.is_atari else STEPS_PER_TEST,
             test_episodes=EPISODES_PER_TEST,
         )
         display = make_display(console, title)
@@ -184,26 +198,9 @@ class Session:
     def test_policy(self) -> list[float]:
         """Returns of the final test of the policy as it is now."""
         seed = self.settings.seed + TEST_SEED_OFFSET
-        return run_tests(self.env_cls, self.training.agent.get_actor(), TEST_EPISODES, seed)
-
-
-def _make_memory(
-    settings: TrainSettings, spaces: tuple[Any, Any], is_new: bool, **kwargs: Any
-) -> ReplayMemory:
-    """The memory of a run, with the recorded data that it begins with unless they are in its checkpoint."""
-    memory = ReplayMemory(
-        memory_size=settings.memory_size,
-        batch_size=settings.batch_size,
-        dataset_path=(settings.dataset or "") if is_new else "",
-        crc_debug=settings.crc_debug,
-        seed=settings.seed,
-        observation_space=spaces[0],
-        action_space=spaces[1],
-        **kwargs,
-    )
-    if settings.demos and is_new:
-        memory.append_dataset(settings.demos, source="demo")
-    return memory
+        env_cls = partial(make_env, self.settings.env, is_test=True)
+        actor = self.training.agent.get_actor()
+        return run_tests(env_cls, actor, TEST_EPISODES, seed, self.settings.stack)
 
 
 def resumed_session(settings: TrainSettings, folder: RunFolder) -> Session:
@@ -228,9 +225,11 @@ def _mixed(*numbers: int) -> int:
 
 
 def _set_learning_rate(agent: TrainingAgent, learning_rate: float) -> None:
-    for optimizer in vars(agent).values():
-        if isinstance(optimizer, torch.optim.Optimizer):
-            for group in optimizer.param_groups:
+    for part in vars(agent).values():
+        if isinstance(part, TrainingAgent):
+            _set_learning_rate(part, learning_rate)
+        elif isinstance(part, torch.optim.Optimizer):
+            for group in part.param_groups:
                 group["lr"] = learning_rate
 
 
@@ -267,7 +266,7 @@ class Outcome:
     def write(self, folder: RunFolder) -> None:
         """Writes the policy, the curve and the summary."""
         self._session.training.agent.get_actor().save(folder.policy)
-        title = f"SAC on {self.settings.env}, seed {self.settings.seed}"
+        title = f"{self._session.agent_name.upper()} on {self.settings.env}, seed {self.settings.seed}"
         draw_curve(folder.curve, title, self._journal.points, self.settings.target, self.returns or ())
         write_json(folder.summary, self.summary())
 
@@ -277,6 +276,7 @@ class Outcome:
         returns = self.returns
         return {
             "env": self.settings.env,
+            "agent": self._session.agent_name,
             "seed": self.settings.seed,
             "interrupted": self.is_interrupted,
             "env_steps": journal.env_steps,

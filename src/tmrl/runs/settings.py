@@ -5,44 +5,63 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 RANDOM = "random"
 """Stands for a policy that acts at random."""
-FIXED = ("env", "name", "seed", "warm_up", "crc_debug")
-"""Settings that a run keeps when it goes on: they say what its rows and its counts mean."""
+AUTO = "auto"
+"""Stands for the agent that suits the environment's actions."""
+ATARI = "ALE/"
+"""What the ids of the games of the Arcade Learning Environment begin with."""
+FIXED = (
+    *("env", "name", "agent", "seed", "warm_up", "crc_debug"),
+    *("prioritized", "n_step", "frame_stack", "demo_fraction"),
+)
+"""Settings that a run keeps when it goes on: they say what its rows, its networks and its counts mean."""
 PENDULUM_TARGET = -250.0
 """Mean return that tells a policy that swings up and balances from one that does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Train a soft actor-critic agent, with the worker and the trainer in this process."""
+    """Train an agent, with the worker and the trainer in this process."""
 
     env: str = "Pendulum-v1"
-    """Id of a Gymnasium environment with bounded continuous actions."""
+    """Id of a Gymnasium environment with bounded continuous actions, or with numbered ones."""
     name: str | None = None
     """Name of the run's folder in runs/; by default the environment's id, date and time."""
+    agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
+    """What learns; auto is sac for continuous actions, and dqn for numbered ones."""
     steps: int = 8_000
-    """Steps of the environment, resets included; one update for each after the first --warm-up."""
+    """Steps of the environment, resets included."""
     seed: int = 0
     """Seed of the networks, the noise, the environment and the memory's draws."""
     batch_size: int = 256
     """Transitions in a batch."""
     memory_size: float | str = 1e6
     """Most transitions that the memory holds; or all the bytes to use for it, as in 4GB."""
-    learning_rate: float = 1e-3
-    """Learning rate of the critics, the policy and the temperature."""
+    learning_rate: float | None = None
+    """Learning rate of all that the agent learns; by default 1e-3, and 1e-4 for the games of ALE."""
+    updates_per_step: float | None = None
+    """Updates for each step after --warm-up; by default 1, 20 for redq, and 0.25 for the games of ALE."""
     warm_up: int = 500
     """Steps before the first update."""
+    prioritized: bool = False
+    """Draw transitions in proportion to the agent's last error about them."""
+    n_step: int = 1
+    """Steps whose rewards are summed up in a transition."""
+    frame_stack: int | None = None
+    """Observations that the agent sees at once; by default 1, and 4 for the games of ALE."""
     crc_debug: bool = False
     """Compare every transition drawn with the checksums that the worker took."""
     dataset: str | None = None
     """Recorded data that the memory begins with: a folder, an .npz file, or the id of a Minari dataset."""
     demos: str | None = None
     """Demonstrations that the memory begins with too, labelled demo; likewise."""
+    demo_fraction: float | None = None
+    """Part of each batch that is demonstrations; sac and redq then normalise their critics' layers (RLPD)."""
     device: str | None = None
     """Where to train, such as cpu or cuda; by default cuda if there is one."""
     threads: int = 1
@@ -61,14 +80,28 @@ class TrainSettings:
             ValueError: One is out of range; the message names its flag.
         """
         sizes = () if isinstance(self.memory_size, str) else ("memory_size",)
-        for name in ("steps", "batch_size", *sizes, "threads"):
+        stack = () if self.frame_stack is None else ("frame_stack",)
+        for name in ("steps", "batch_size", *sizes, "threads", "n_step", *stack):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         for name in ("warm_up", "seed", "checkpoint_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate must be above 0 and finite, got {self.learning_rate}")
+        for name, value in (("learning-rate", self.rate), ("updates-per-step", self.ratio)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"--{name} must be above 0 and finite, got {value}")
+        self._check_demo_fraction()
+
+    def _check_demo_fraction(self) -> None:
+        if self.demo_fraction is None:
+            return
+        if not 0 < self.demo_fraction < 1:
+            raise ValueError(f"--demo-fraction must be between 0 and 1, got {self.demo_fraction}")
+        if self.demos is None or self.dataset is not None:
+            raise ValueError(
+                "--demo-fraction mixes --demos with the samples of the run, and takes no --dataset, got "
+                f"--demos {self.demos} and --dataset {self.dataset}; give the data as --demos"
+            )
 
     def check_goes_on(self, earlier: "TrainSettings") -> None:
         """Checks that a run of the settings `earlier` can go on with these.
@@ -92,9 +125,32 @@ class TrainSettings:
         return self.target_return
 
     @property
+    def is_atari(self) -> bool:
+        """Whether the environment is a game of the Arcade Learning Environment."""
+        return self.env.startswith(ATARI)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        default = 1e-4 if self.is_atari else 1e-3
+        return default if self.learning_rate is None else self.learning_rate
+
+    @property
+    def ratio(self) -> float:
+        """Updates for each step."""
+        default = 0.25 if self.is_atari else 20.0 if self.agent == "redq" else 1.0
+        return default if self.updates_per_step is None else self.updates_per_step
+
+    @property
+    def stack(self) -> int:
+        """Observations that the agent sees at once."""
+        default = 4 if self.is_atari else 1
+        return default if self.frame_stack is None else self.frame_stack
+
+    @property
     def updates(self) -> int:
         """Training steps of the whole run, at least 1."""
-        return max(1, self.steps - self.warm_up)
+        return max(1, round((self.steps - self.warm_up) * self.ratio))
 
     def as_config(self) -> dict[str, Any]:
         """What `config.json` holds: the settings and the versions of what ran."""

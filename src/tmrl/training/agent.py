@@ -26,6 +26,9 @@ class TrainingAgent(ABC):
 
     not_saved: ClassVar[Collection[str]] = ()
     """Names of attributes that a checkpoint leaves out, because the constructor makes them as they were."""
+    td_errors: Any = None
+    """`(B,)` absolute errors of the last batch's values, in its order: the priorities that the training loop
+    gives to a memory that takes them. None if the agent has none; a checkpoint leaves them out."""
 
     def __init__(self, observation_space: Any, action_space: Any, device: Any) -> None:
         self.observation_space = observation_space
@@ -51,16 +54,16 @@ class TrainingAgent(ABC):
         """What `load_state_dict` needs to go on as if nothing had happened.
 
         Returns:
-            The attributes by name, but for the spaces, devices and `not_saved`. `{"state_dict": ...}` stands
-            for networks, optimisers, whatever else has a `state_dict()`, and random generators, also within
-            lists, tuples and dicts. Nothing is copied.
+            The attributes by name, but for the spaces, devices, `td_errors` and `not_saved`.
+            `{"state_dict": ...}` stands for networks, optimisers, whatever else has a `state_dict()`, and
+            random generators, also within lists, tuples and dicts. Nothing is copied.
         """
         from tmrl.training.attributes import collect, is_made_anew
 
         return {
             name: collect(value)
             for name, value in vars(self).items()
-            if name not in {"device", *self.not_saved} and not is_made_anew(value)
+            if name not in {"device", "td_errors", *self.not_saved} and not is_made_anew(value)
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -116,6 +116,7 @@ class TrainingOffline:
                     self.update_buffer(interface)
                 with training:
                     metrics = self.agent.train(batch)
+                    self._update_priorities(batch)
                 metrics.update(self._statistics(sampling.last_s, training.last_s))
                 means.add(metrics)
                 self.total_updates += 1
@@ -138,6 +139,12 @@ class TrainingOffline:
     def _batches(self) -> Iterable[Any]:
         """The batches of this round, or what is left of them."""
         return islice(self.memory, max(0, self.steps - self.step)) if self.step else self.memory
+
+    def _update_priorities(self, batch: Any) -> None:
+        """Gives the agent's errors to the memory, if the one has errors and the other takes priorities."""
+        td_errors = getattr(self.agent, "td_errors", None)
+        if td_errors is not None and _takes_priorities(self.memory):
+            self.memory.update_priorities(batch.ids, td_errors)
 
     def _statistics(self, sampling_s: float, training_s: float) -> dict[str, float]:
         return {
@@ -177,6 +184,12 @@ class TorchTrainingOffline(TrainingOffline):
 
         self.device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         super().__post_init__()
+
+
+def _takes_priorities(memory: Any) -> bool:
+    """Whether it can, and its sampler, if it has one, makes use of them."""
+    sampler = getattr(memory, "sampler", None)
+    return hasattr(memory, "update_priorities") and getattr(sampler, "has_priorities", True)
 
 
 def _timed(batches: Iterable[Any], stopwatch: Stopwatch) -> Iterator[Any]:
