@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
+from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.row_file import LINK, info_in
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.ring import COLUMN_BYTES
-from tmrl.memory.samplers import Uniform
+from tmrl.memory.samplers import Sampler, Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
-from tmrl.memory.store import Store
+from tmrl.memory.store import SavedPriorities, Store
 from tmrl.packing import worker_of
 from tmrl.rows import Rows
 from tmrl.schema import Schema
@@ -66,7 +67,7 @@ class MemoryState:
         damaged: Rows found damaged or missing whenever the storage was opened.
     """
 
-    def __init__(self, owner: Owner, intake: Intake, sampler: Uniform, storage: Storage | None) -> None:
+    def __init__(self, owner: Owner, intake: Intake, sampler: Sampler, storage: Storage | None) -> None:
         self.lock = threading.RLock()
         self.intake = intake
         self.sampler = sampler
@@ -77,6 +78,7 @@ class MemoryState:
         self.damaged = 0
         self._owner = owner
         self._save_lock = threading.Lock()
+        self._flush_lock = threading.RLock()  # taken before `lock`
         self._snapshot: int | None = None
         self._is_closed = False
         self._is_filling = False
@@ -177,13 +179,13 @@ class MemoryState:
 
     def _bytes_per_row(self, schema: Schema) -> int:
         columns = COLUMN_BYTES if self.storage is None else LINK.itemsize
-        return schema.row_dtype.itemsize + columns + INDEX_BYTES
+        return schema.row_dtype.itemsize + columns + INDEX_BYTES + self.sampler.row_bytes
 
     def _open_store(self, schema: Schema) -> Store:
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            store = Store(schema, n, self.tally, self.storage)
+            store = Store(schema, n, self.tally, self.sampler, self.storage)
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
@@ -221,8 +223,9 @@ class MemoryState:
                 return
             schema = schema_from_json(document["schema"])
             self._adopt(schema)
-            self.store = store = Store(schema, info.n_rows - 1, self.tally, storage, info)
-            loss = store.recover(document["state"]["store"], document["next"])
+            saved = read_priorities(storage.folder, document, self.sampler.kind)
+            self.store = store = Store(schema, info.n_rows - 1, self.tally, self.sampler, storage, info)
+            loss = store.recover(document["state"]["store"], document["next"], saved)
             if len(loss):
                 self.damaged += len(loss)
                 logger.warning(
@@ -247,15 +250,23 @@ class MemoryState:
 
     def flush(self) -> None:
         """Puts everything on the disk; does nothing for a memory in RAM."""
-        if self.storage is not None:
+        if self.storage is None:
+            return
+        with self._flush_lock:
             self.storage.sync()
+            with self.lock:
+                store = self.store
+                first_id = 0 if store is None else store.ring.oldest
+                priorities = None if store is None else store.priorities()
+            if priorities is not None:
+                self.storage.write_priorities(self.sampler.kind, first_id, priorities)
             with self.lock:
                 self._check_open()
                 self.storage.commit()
 
     def close(self) -> None:
         """Flushes, and lets others open the folder; nothing can be appended or drawn any more."""
-        with self.lock:
+        with self._flush_lock, self.lock:
             if not self._is_closed:
                 self.flush()
                 self.abandon()
@@ -305,7 +316,11 @@ class MemoryState:
             ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
             document = self._document() | {"oldest": ids.start}
             n_rows = 1 if store is None else store.ring.n_rows
-        self._snapshot = write_snapshot(folder, document, ids, n_rows, self.copy_rows, self._snapshot, within)
+            numbers = None if store is None else store.priorities()
+        priorities = None if numbers is None else (self.sampler.kind, numbers)
+        self._snapshot = write_snapshot(
+            folder, document, ids, n_rows, self.copy_rows, self._snapshot, within, priorities
+        )
 
     def copy_rows(self, ids: range) -> tuple[Rows, NDArray[np.int32], NDArray[np.int32]]:
         """Copies rows, their links and origins.
@@ -324,6 +339,7 @@ class MemoryState:
         document: dict[str, Any],
         checksum: int,
         read_rows: Callable[[np.dtype[np.void], Callable[..., None]], None],
+        saved: SavedPriorities | None = None,
     ) -> None:
         """Takes over what was saved in place of what is held; the size stays.
 
@@ -332,6 +348,7 @@ class MemoryState:
             checksum: Of the whole manifest.
             read_rows: Given the rows' dtype and a function, calls it with first id, rows, links and origins
                 of each stretch of rows.
+            saved: Priorities of the rows; None if there are none.
 
         Raises:
             DatasetError: The document contradicts itself or the rows.
@@ -349,7 +366,7 @@ class MemoryState:
                 schema = schema_from_json(document["schema"])
                 self._adopt(schema)
                 self.store = store = self._open_store(schema)
-                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"])
+                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"], saved)
             self._snapshot = checksum
             self.resize(wanted)
             self._commit()
@@ -370,11 +387,19 @@ class MemoryState:
         return {"sampler": self.sampler.state(), "counters": self._owner.counters()}
 
     def restore_small(self, state: dict[str, Any]) -> None:
-        """Takes over what `small` returned."""
+        """Takes over what `small` returned; a sampler of another kind begins afresh, which is logged."""
         try:
-            self.sampler.restore(state["sampler"])
+            kind = state["sampler"].get("kind", Uniform.__name__)  # before there were others, it was not said
+            if kind == self.sampler.kind:
+                self.sampler.restore(state["sampler"])
+            else:
+                logger.warning(
+                    "the memory was saved with the sampler %s and goes on with %s, which begins afresh",
+                    kind,
+                    self.sampler.kind,
+                )
             self._owner.restore_counters(state["counters"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(f"the saved state must be what this package writes, but: {error!r}") from error
 
     def _document(self) -> dict[str, Any]:
