@@ -41,12 +41,11 @@ class EmphasizeRecent(Sampler):
     """Emphasizing Recent Experience (ERE) of Wang & Ross 2019 (arXiv 1906.04009).
 
     Updates come in cycles of K; draw k of a cycle, k = 1 to K, is uniform, with replacement, over the newest
-    `c_k = max(N * eta**(k * 1000 / K), c_min)` transitions (section 4). So a cycle begins with almost all of
-    them and ends with the newest. N is the number of transitions there are: the paper's size of the buffer,
-    once it is full.
+    `c_k = max(N * eta**(k * 1000 / K), c_min)` transitions. So a cycle begins with many and ends with the
+    newest. N is the number of transitions there are: the size of the buffer, once it is full.
 
     Args:
-        eta: Above 0, at most 1, where all draws are uniform; the paper recommends 0.994 to 0.999.
+        eta: Above 0, at most 1, where all draws are uniform; mostly 0.994 to 0.999.
         updates_per_cycle: K, draws in a cycle: as many as there are updates between two rounds of collecting.
         c_min: Fewest transitions to draw from.
 
