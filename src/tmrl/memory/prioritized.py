@@ -105,8 +105,10 @@ class Prioritized(Sampler):
         """See `Sampler`."""
         is_there = self._tree.leaves[slots] > 0
         weights = (np.abs(td_errors) + self._eps) ** self._alpha
-        self._tree.put(slots[is_there], weights[is_there])
-        return len(slots) - int(np.count_nonzero(is_there))
+        if not is_there.all():
+            slots, weights = slots[is_there], weights[is_there]
+        self._tree.put(slots, weights)
+        return len(is_there) - len(slots)
 
     def priorities(self, slots: Slots) -> NDArray[np.float64]:
         """See `Sampler`; with the exponent alpha."""

@@ -165,15 +165,17 @@ class Store:
         Raises:
             ValueError: There never was such a row; no priority was changed.
         """
-        is_known = (ids >= 0) & (ids < self.ring.next)
-        if not is_known.all():
+        is_strange = (ids < 0) | (ids >= self.ring.next)
+        if is_strange.any():
             raise ValueError(
                 f"ids must be those of batches of this memory, below {self.ring.next}, got "
-                f"{ids[~is_known][0]}; no priority was changed"
+                f"{ids[is_strange][0]}; no priority was changed"
             )
         is_held = ids >= self.ring.oldest
-        gone = len(ids) - int(np.count_nonzero(is_held))
-        return gone + self._sampler.update(ids[is_held] % self.ring.n_rows, td_errors[is_held])
+        if not is_held.all():
+            ids, td_errors = ids[is_held], td_errors[is_held]
+        gone = len(is_held) - len(ids)
+        return gone + self._sampler.update(ids % self.ring.n_rows, td_errors)
 
     def priorities(self) -> NDArray[np.float64] | None:
         """Priorities of the rows held, oldest first, 0 where no transition ends; None if there are none."""

@@ -12,7 +12,12 @@ to draw 256 leaves and to update them, with 10^4, 10^6 and 10^7 leaves:
     32 children, 2 levels    113, 138, 190
     64 children, 2 levels    175, 196, 216
     16 children, 3 levels    124, 142, 172
+
+`np.cumsum` along rows of 16 takes 14 us a level where adding whole columns takes 6, hence the loop in `draw`:
+with it, 10^6 leaves cost 78.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,12 +116,15 @@ class SumTree:
         left = np.minimum(numbers * self.total, np.nextafter(self.total, 0))
         nodes = self._sums[1:].searchsorted(left, side="right")
         left -= self._sums[nodes]
-        sums = np.zeros((len(numbers), CHILDREN + 1))
-        rows = np.arange(0, sums.size, CHILDREN + 1)
+        n = len(numbers)
+        sums = np.zeros((CHILDREN + 1, n))
+        lines, columns = list(sums[1:]), np.arange(n)
         for level in self.levels:
-            np.cumsum(level.take(nodes, axis=0), axis=1, out=sums[:, 1:])
-            np.minimum(left, np.nextafter(sums[:, -1], 0), out=left)
-            children = (sums[:, 1:] > left[:, None]).argmax(axis=1)
-            left -= sums.reshape(-1)[rows + children]
+            np.copyto(sums[1:], level.take(nodes, axis=0).T)
+            for before, line in pairwise(lines):
+                np.add(before, line, line)
+            np.minimum(left, np.nextafter(lines[-1], 0), out=left)
+            children = np.add.reduce(sums[1:] <= left, axis=0, dtype=np.int64)
+            left -= sums.reshape(-1).take(children * n + columns)
             nodes = nodes * CHILDREN + children
         return nodes
