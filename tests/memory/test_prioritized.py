@@ -9,7 +9,7 @@ import torch
 
 from frequencies import assert_distributed
 from makers import buffer_of, plain_episode, stamped
-from tmrl.datasets import files
+from tmrl.datasets import files, open_dataset
 from tmrl.errors import DatasetError, EmptyMemoryError
 from tmrl.memory import Mixture, Prioritized, ReplayMemory, Uniform
 
@@ -227,6 +227,15 @@ class TestOnDisk:
         file.write_bytes(octets)
         with pytest.raises(DatasetError, match=r"priorities\.npy is damaged: its checksum differs"):
             ReplayMemory.load(tmp_path, sampler=Prioritized())
+
+    @pytest.mark.parametrize("is_stored", [True, False])
+    def test_verify_finds_it_too(self, is_stored: bool, tmp_path: Path) -> None:
+        memory = memory_of(storage_path=tmp_path if is_stored else None)
+        memory.close() if is_stored else memory.save(tmp_path)
+        assert list(open_dataset(tmp_path).damage()) == []
+        file = next(tmp_path.glob("*.priorities.npy"))
+        file.write_bytes(file.read_bytes()[:-1])
+        assert list(open_dataset(tmp_path).damage()) == [f"{file} is damaged: its checksum differs"]
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -6,6 +6,7 @@ They are what a sampler keeps for each row, see `tmrl.memory.samplers`.
 """
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,15 @@ def write_priorities(
     return {"name": name, "kind": kind, "first": first_id, "n": len(priorities), "crc": checksum}
 
 
-def read_priorities(folder: Path, body: dict[str, Any], kind: str) -> tuple[int, NDArray[np.float64]] | None:
+def read_priorities(
+    folder: Path, body: dict[str, Any], kind: str | None
+) -> tuple[int, NDArray[np.float64]] | None:
     """Reads the priorities that a manifest names.
 
     Args:
         folder: Where they are.
         body: The memory's part of the manifest.
-        kind: Of the sampler that wants them.
+        kind: Of the sampler that wants them; None takes those of any.
 
     Returns:
         The id of the first row and the priorities; None if there are none for such a sampler.
@@ -56,7 +59,7 @@ def read_priorities(folder: Path, body: dict[str, Any], kind: str) -> tuple[int,
     """
     entry: Any = body.get("priorities")
     try:
-        if entry is None or entry["kind"] != kind:
+        if entry is None or kind not in {None, entry["kind"]}:
             return None
         file = f"{entry['name']}.priorities.npy"
         first_id, n, checksum = (int(entry[key]) for key in ("first", "n", "crc"))
@@ -68,3 +71,11 @@ def read_priorities(folder: Path, body: dict[str, Any], kind: str) -> tuple[int,
     if not (np.isfinite(priorities) & (priorities >= 0)).all():
         raise DatasetError(f"{folder / file} must hold finite numbers of at least 0")
     return first_id, priorities
+
+
+def damage_of_priorities(folder: Path, body: dict[str, Any]) -> Iterator[str]:
+    """Compares the checksum of the priorities that a manifest names, and says what is wrong, if anything."""
+    try:
+        read_priorities(folder, body, None)
+    except DatasetError as error:
+        yield str(error)
