@@ -52,10 +52,15 @@ class Tmrl(Contender):
 
 
 class Cpprb(Contender):
-    """cpprb's ReplayBuffer; with `next_of` it stores each observation once."""
+    """cpprb's ReplayBuffer; with `next_of` it stores each observation once.
 
-    def __init__(self, workload: Workload, *, next_of: bool = False) -> None:
-        from cpprb import ReplayBuffer
+    `prioritized` is the exponent alpha of its PrioritizedReplayBuffer.
+    """
+
+    def __init__(
+        self, workload: Workload, *, next_of: bool = False, prioritized: float | None = None
+    ) -> None:
+        from cpprb import PrioritizedReplayBuffer, ReplayBuffer
 
         self.name = "cpprb, next_of" if next_of else "cpprb"
         self._obs = [f"obs{i}" for i in range(len(workload.obs))]
@@ -65,7 +70,10 @@ class Cpprb(Contender):
             columns |= {f"next_{name}": column for name, column in columns.items()}
         flags = {name: {"dtype": np.bool_} for name in ("terminated", "truncated")}
         columns |= {"act": _column(workload.act), "rew": {}, **flags}
-        self._buffer = ReplayBuffer(workload.capacity, columns, next_of=self._obs if next_of else None)
+        if prioritized is None:
+            self._buffer = ReplayBuffer(workload.capacity, columns, next_of=self._obs if next_of else None)
+        else:
+            self._buffer = PrioritizedReplayBuffer(workload.capacity, columns, alpha=prioritized)
 
     def append(self, episode: Episode) -> None:
         obs = zip(self._obs, episode.prev_obs, strict=True)
@@ -140,16 +148,25 @@ class Tianshou(Contender):
 
     It is filled as its `from_data` does it: adding a million steps one by one takes half a minute. With
     `ignore_obs_next` the last `new_obs` of an episode is not stored, `obs` comes out in its place: the check
-    leaves those transitions out.
+    leaves those transitions out. `prioritized` is alpha and beta of its PrioritizedReplayBuffer.
     """
 
-    def __init__(self, workload: Workload, *, ignore_obs_next: bool = False) -> None:
-        from tianshou.data import Batch, ReplayBuffer
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        ignore_obs_next: bool = False,
+        prioritized: tuple[float, float] | None = None,
+    ) -> None:
+        from tianshou.data import Batch, PrioritizedReplayBuffer, ReplayBuffer
 
         self.name = "Tianshou, ignore_obs_next" if ignore_obs_next else "Tianshou"
         self.knows_episode_ends = not ignore_obs_next
         self._names = [f"leaf{i}" for i in range(len(workload.obs))]
-        self._buffer = ReplayBuffer(workload.capacity, ignore_obs_next=ignore_obs_next)
+        if prioritized is None:
+            self._buffer = ReplayBuffer(workload.capacity, ignore_obs_next=ignore_obs_next)
+        else:
+            self._buffer = PrioritizedReplayBuffer(workload.capacity, *prioritized)
         self._columns = {
             "act": _zeros(workload.capacity, workload.act),
             "rew": np.zeros(workload.capacity),

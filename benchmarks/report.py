@@ -11,6 +11,8 @@ from workloads import WORKLOADS
 OURS = "tmrl"
 SHARE_OF_FASTEST_PEER = {"W1": 0.40, "W2": 0.75, "W3": 0.40, "W4": 0.75}
 MULTIPLE_OF_LIMIT = 1.6
+SHARE_WITH_PRIORITIES = {"Tianshou": 0.95, "cpprb": 0.5}
+LARGE_OVER_SMALL = 1.5
 APPEND_ON_DISK = {"W1": 2.0, "W2": 1.2, "W3": 2.0, "W4": 1.2}
 
 INTRODUCTION = """\
@@ -58,14 +60,15 @@ def page(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts = [INTRODUCTION, f"{results.date}; {results.machine}; {versions}.\n"]
     parts += ["## To reach\n", _table(["", "found", "to reach", ""], [t.cells for t in targets(results)])]
-    parts += [*_sampling(results), *_appending(results), *_storage(results), *_memory(results)]
+    parts += [*_sampling(results), *_samplers(results), *_appending(results), *_storage(results)]
+    parts += [*_memory(results)]
     parts += [*_pipeline(results)]
     return "\n".join(parts)
 
 
 def targets(results: Results) -> list[Target]:
     """What this project sets out to reach, as far as the run measured it."""
-    found = (_sampling_targets, _append_targets, _storage_targets, _other_targets)
+    found = (_sampling_targets, _sampler_targets, _append_targets, _storage_targets, _other_targets)
     return [target for targets_of in found for target in targets_of(results)]
 
 
@@ -92,6 +95,16 @@ def _sampling_targets(results: Results) -> Iterator[Target]:
             if batch_size >= 256:
                 name = f"{workload}, batch of {batch_size}: time over that of the limit"
                 yield Target(name, seconds[OURS] / seconds[LIMIT], MULTIPLE_OF_LIMIT)
+
+
+def _sampler_targets(results: Results) -> Iterator[Target]:
+    for peer, bound in SHARE_WITH_PRIORITIES.items():
+        if results.learning:
+            share = results.learning[OURS] / results.learning[peer]
+            yield Target(f"W1, draw by priority and update 256: time over that of {peer}", share, bound)
+    for sampler, seconds in results.latency.items():
+        (small, in_small), (large, in_large) = seconds.items()
+        yield Target(f"{sampler}: {large} small rows over {small}", in_large / in_small, LARGE_OVER_SMALL)
 
 
 def _append_targets(results: Results) -> Iterator[Target]:
@@ -138,6 +151,23 @@ def _sampling(results: Results) -> Iterator[str]:
         names = sorted(by_batch[256], key=by_batch[256].__getitem__)
         rows = [[name, *(f"{1e6 * seconds[name]:,.1f}" for seconds in by_batch.values())] for name in names]
         yield _table(["batch of", *map(str, by_batch)], rows)
+
+
+def _samplers(results: Results) -> Iterator[str]:
+    if results.learning:
+        yield "## By priority\n"
+        yield "W1; microseconds to draw a batch of 256 with its weights, and to update its priorities.\n"
+        ranked = sorted(results.learning.items(), key=lambda named: named[1])
+        yield _table(["", "draw and update"], [[name, f"{1e6 * s:,.1f}"] for name, s in ranked])
+    if results.latency:
+        yield "## Samplers\n"
+        yield "Microseconds per batch of 256, in memories of as many rows of 16 bytes.\n"
+        header = list(next(iter(results.latency.values())))
+        rows = [
+            [name, *(f"{1e6 * s:,.1f}" for s in seconds.values())]
+            for name, seconds in results.latency.items()
+        ]
+        yield _table(["", *header], rows)
 
 
 def _appending(results: Results) -> Iterator[str]:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import bench_append
 import bench_memory
 import bench_pipeline
+import bench_samplers
 import bench_sampling
 import bench_storage
 from workloads import WORKLOADS, Workload
@@ -43,6 +44,10 @@ class Results:
     """Workload to what is done, and where, to seconds per sample or batch."""
     saving: dict[str, float] = field(default_factory=dict)
     """What is done to seconds, on W1."""
+    learning: dict[str, float] = field(default_factory=dict)
+    """Contender to seconds to draw by priority and update, on W1."""
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Sampler to number of transitions to seconds per batch."""
     crc: float | None = None
     """Seconds per checked batch of 256, on W1."""
     training: dict[str, float] = field(default_factory=dict)
@@ -73,6 +78,11 @@ def _measure_rest(results: Results, is_quick: bool) -> None:
         results.storage[name] = bench_storage.measure(_sized(name, is_quick), 7 if is_quick else 21)
     _say("saving W1")
     results.saving = bench_storage.measure_saving(_sized("W1", is_quick))
+    _say("drawing by priority")
+    results.learning = bench_samplers.measure(_sized("W1", is_quick), 7 if is_quick else 21)
+    _say("samplers in a small and in a large memory")
+    large = bench_samplers.LARGE // (50 if is_quick else 1)
+    results.latency = bench_samplers.measure_latency(large, 7 if is_quick else 21)
     _say("CRC mode")
     results.crc = bench_pipeline.measure_crc(WORKLOADS["W1"].with_capacity(50_000))
     _say("share of sampling in training")

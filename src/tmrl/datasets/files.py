@@ -28,7 +28,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 28
 
-_SUFFIXES = (".rows.npy", ".links.npy", ".late.npy", ".checks.npy", ".state.safetensors", ".tmp")
+_SUFFIXES = (
+    *(".rows.npy", ".links.npy", ".late.npy", ".checks.npy", ".priorities.npy", ".state.safetensors"),
+    ".tmp",
+)
 
 
 def row_checks(rows: Rows, n_bytes: int | None = None) -> NDArray[np.uint64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tmrl.datasets.damage import damage_of_segments
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MANIFEST, read_manifest
+from tmrl.datasets.priorities import damage_of_priorities
 from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, segments_of
 from tmrl.errors import DatasetError
 from tmrl.rows import NOBODY, Rows, join_rows, take_rows
@@ -134,7 +135,7 @@ class SavedMemory(LinkedRows):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        body = memory_in(read_manifest(folder)[0])
+        self._body = body = memory_in(read_manifest(folder)[0])
         nothing = Nest.infer("obs", ())
         try:
             schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
@@ -157,7 +158,9 @@ class SavedMemory(LinkedRows):
 
     def damage(self) -> Iterator[str]:
         """Reads every checksum, and names the first bad row of each damaged file by its id."""
-        return damage_of_segments(self._folder, map(asdict, self._segments), self.schema.row_dtype, LINK)
+        segments = map(asdict, self._segments)
+        yield from damage_of_segments(self._folder, segments, self.schema.row_dtype, LINK)
+        yield from damage_of_priorities(self._folder, self._body)
 
     def _read_rows(self, place: int) -> Rows:
         return read_rows(self._folder, self._segments[place], self.schema.row_dtype)

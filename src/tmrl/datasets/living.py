@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tmrl.datasets.dataset import About
 from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.linked import LinkedRows
+from tmrl.datasets.priorities import damage_of_priorities
 from tmrl.datasets.row_file import KIND, RowFile, Survey, info_in, linked
 from tmrl.errors import DatasetError
 from tmrl.rows import COLUMNS, Rows
@@ -36,6 +37,7 @@ class LivingMemory(LinkedRows):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         document, _ = read_manifest(folder)
+        self._document = document
         try:
             schema = Schema(Nest.infer("obs", ()), Nest.infer("obs", ()))
             if document["schema"] is not None:
@@ -77,3 +79,4 @@ class LivingMemory(LinkedRows):
         missing = self._next - self._survey.next
         if missing > 0:
             yield f"{self._folder} is incomplete: the newest {missing} rows are missing"
+        yield from damage_of_priorities(self._folder, self._document)

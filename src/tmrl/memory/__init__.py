@@ -4,6 +4,8 @@
 - `ReplayMemory`: final, batched; rows in a ring.
 - `Transition`, `FrameStack`, `NStep`, `Sequence`: windows, what a transition drawn expands to.
 - `RandomShift`, `to_float`: changes of whole batches.
+- `Uniform`, `Prioritized`, `Recent`, `EmphasizeRecent`, `Epoch`, `Mixture`: which transitions make a batch;
+  `Sampler`, to write another.
 - `check_samples_crc`: the documented CRC comparison.
 """
 
@@ -16,7 +18,14 @@ if TYPE_CHECKING:
     from tmrl.memory.augment import to_float as to_float
     from tmrl.memory.base import Memory as Memory
     from tmrl.memory.base import check_samples_crc as check_samples_crc
+    from tmrl.memory.epoch import Epoch as Epoch
+    from tmrl.memory.mixture import Mixture as Mixture
+    from tmrl.memory.prioritized import Prioritized as Prioritized
+    from tmrl.memory.recent import EmphasizeRecent as EmphasizeRecent
+    from tmrl.memory.recent import Recent as Recent
     from tmrl.memory.replay import ReplayMemory as ReplayMemory
+    from tmrl.memory.samplers import Sampler as Sampler
+    from tmrl.memory.samplers import Uniform as Uniform
     from tmrl.memory.torch_memory import TorchMemory as TorchMemory
     from tmrl.memory.windows import FrameStack as FrameStack
     from tmrl.memory.windows import NStep as NStep
@@ -27,14 +36,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "EmphasizeRecent",
+    "Epoch",
     "FrameStack",
     "Memory",
+    "Mixture",
     "NStep",
+    "Prioritized",
     "RandomShift",
+    "Recent",
     "ReplayMemory",
+    "Sampler",
     "Sequence",
     "TorchMemory",
     "Transition",
+    "Uniform",
     "Window",
     "check_samples_crc",
     "to_float",
@@ -43,14 +59,21 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Batch": "tmrl.transition",
+        "EmphasizeRecent": "tmrl.memory.recent",
+        "Epoch": "tmrl.memory.epoch",
         "Memory": "tmrl.memory.base",
-        "RandomShift": "tmrl.memory.augment",
-        "ReplayMemory": "tmrl.memory.replay",
         "FrameStack": "tmrl.memory.windows",
+        "Mixture": "tmrl.memory.mixture",
         "NStep": "tmrl.memory.windows",
+        "Prioritized": "tmrl.memory.prioritized",
+        "RandomShift": "tmrl.memory.augment",
+        "Recent": "tmrl.memory.recent",
+        "ReplayMemory": "tmrl.memory.replay",
+        "Sampler": "tmrl.memory.samplers",
         "Sequence": "tmrl.memory.windows",
         "TorchMemory": "tmrl.memory.torch_memory",
         "Transition": "tmrl.memory.windows",
+        "Uniform": "tmrl.memory.samplers",
         "Window": "tmrl.memory.windows",
         "check_samples_crc": "tmrl.memory.base",
         "to_float": "tmrl.memory.augment",

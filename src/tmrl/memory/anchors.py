@@ -14,6 +14,7 @@ of an anchor, modulo 2**32. All of it can be rebuilt from `back`.
 """
 
 from bisect import insort
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,18 @@ INDEX_BYTES = 16
 """Bytes of the index for each row of the ring."""
 
 
+class Follower(Protocol):
+    """Who is told which transitions come and go, by the slots of their anchors, oldest first."""
+
+    def added(self, slots: NDArray[Any]) -> None:
+        """These can be drawn from now on."""
+        ...
+
+    def removed(self, slots: NDArray[Any]) -> None:
+        """These cannot be drawn any more."""
+        ...
+
+
 class Anchors:
     """The index of the transitions in a ring.
 
@@ -35,6 +48,11 @@ class Anchors:
         behind: Rows that a window needs behind its transition, or back to the reset. A transition that lacks
             them is no anchor, and one that loses any of them dies.
         stride: Only transitions whose number in their episode is divisible by this are anchors.
+
+    Attributes:
+        oldest: Id of the oldest row held.
+        next: Id after that of the newest row.
+        follower: Who is told what comes and goes; None for nobody.
     """
 
     def __init__(self, ring: Ring, behind: int = 0, stride: int = 1) -> None:
@@ -44,6 +62,9 @@ class Anchors:
         self._is_plain = behind == 0 and stride == 1
         self._is_alive = np.zeros(0 if self._is_plain else n_rows, np.bool_)
         self._stride = stride
+        self.oldest = 0
+        self.next = 0
+        self.follower: Follower | None = None
         self.fwd = np.zeros(n_rows, np.int32)
         self.number = np.zeros(n_rows, np.uint32)
         self.order = np.zeros((n_rows, 2), np.int32)
@@ -70,6 +91,26 @@ class Anchors:
             places += np.searchsorted(self._shifted_holes, ranks, side="right")
         return self._pairs[places].view(np.int32).reshape(-1, 2)
 
+    def pairs_at(self, slots: NDArray[Any]) -> Pairs:
+        """The windows of the anchors in these slots."""
+        return self._pairs[self._numbers_at(slots) % self.n_rows].view(np.int32).reshape(-1, 2)
+
+    def ranks(self, slots: NDArray[Any]) -> NDArray[np.int64]:
+        """The ranks of the anchors in these slots."""
+        numbers = self._numbers_at(slots)
+        return numbers - self.head - np.searchsorted(self.holes, numbers)
+
+    def are_anchors(self, slots: NDArray[Any]) -> NDArray[np.bool_]:
+        """In which of these slots there is the anchor of a transition that can be drawn."""
+        numbers = self._numbers_at(slots)
+        is_anchor = (numbers < self.tail) & (self.order[numbers % self.n_rows, 1] == slots)
+        return is_anchor & ~np.isin(numbers, self.holes) if self.holes else is_anchor
+
+    def _numbers_at(self, slots: NDArray[Any]) -> NDArray[np.int64]:
+        """Numbers of the anchors in these slots; where there is none, any number from the head on."""
+        ages = self.number[slots] - np.uint32(self.head & 0xFFFFFFFF)
+        return ages.astype(np.int64) + self.head
+
     def extend(self, first_id: int, back: NDArray[np.int32], oldest: int) -> None:
         """Adds the transitions that rows `first_id, first_id + 1, ...` complete.
 
@@ -79,6 +120,7 @@ class Anchors:
             oldest: Oldest row in the ring; nothing reaches behind it.
         """
         n_rows = self.n_rows
+        self.oldest, self.next = oldest, first_id + len(back)
         ids = np.arange(first_id, first_id + len(back))
         self.fwd[ids[-n_rows:] % n_rows] = 0
         anchors = ids[back > 0]
@@ -99,6 +141,8 @@ class Anchors:
         self.order[places, 0] = previous_slots
         self.order[places, 1] = slots
         self.tail += len(anchors)
+        if self.follower is not None and len(anchors):
+            self.follower.added(slots)
 
     def extend_one(self, row_id: int, back: int, oldest: int) -> None:
         """`extend` for one row."""
@@ -106,6 +150,7 @@ class Anchors:
             self.extend(row_id, np.array([back], np.int32), oldest)
             return
         slot = row_id % self.n_rows
+        self.oldest, self.next = oldest, row_id + 1
         self.fwd[slot] = 0
         if back > 0 and row_id - back >= oldest:
             previous = (row_id - back) % self.n_rows
@@ -113,6 +158,8 @@ class Anchors:
             self.number[slot] = self.tail & 0xFFFFFFFF
             self.order[self.tail % self.n_rows] = previous, slot
             self.tail += 1
+            if self.follower is not None:
+                self.follower.added(np.array([slot]))
 
     def evict(self, ids: range) -> None:
         """Removes the transitions whose older row is among these, the oldest rows of the ring."""
@@ -155,6 +202,8 @@ class Anchors:
         ahead = int(self.fwd[row_id % self.n_rows])
         if not ahead:
             return
+        if self.follower is not None:
+            self.follower.removed(np.array([(row_id + ahead) % self.n_rows]))
         number = self.head + ((int(self.number[(row_id + ahead) % self.n_rows]) - self.head) & 0xFFFFFFFF)
         if number == self.head and not self.holes:
             self.head += 1
@@ -164,8 +213,9 @@ class Anchors:
 
     def _remove(self, slots: NDArray[np.int64]) -> None:
         """Removes anchors alive until now, by their slots."""
-        ages = self.number[slots] - np.uint32(self.head & 0xFFFFFFFF)
-        numbers = np.sort(ages.astype(np.int64)) + self.head
+        numbers = np.sort(self._numbers_at(slots))
+        if self.follower is not None:
+            self.follower.removed(slots)
         if not self.holes and numbers[0] == self.head and numbers[-1] == self.head + len(numbers) - 1:
             self.head += len(numbers)
             return

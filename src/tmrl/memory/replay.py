@@ -1,8 +1,8 @@
 """ReplayMemory: a replay memory that is ready to use, exact, and as fast as the machine's memory.
 
 It wires the parts of this package together: the state takes samples in, keeps their rows and writes them
-down, a sampler draws ranks, and the hand-out cuts the batch from one block of gathered rows. One lock makes
-an append, and a draw with its gather, each happen at one instant.
+down, a sampler chooses transitions, and the hand-out cuts the batch from one block of gathered rows. One lock
+makes an append, and a draw with its gather, each happen at one instant.
 """
 
 import operator
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
@@ -18,17 +19,20 @@ from tmrl.chunk import DEFAULT_SOURCE
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.files import read_manifest
 from tmrl.datasets.opening import open_dataset
+from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.segments import memory_in
 from tmrl.errors import EmptyMemoryError, IntegrityError
 from tmrl.integrity import mismatch
+from tmrl.memory.anchors import Pairs
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
 from tmrl.memory.prefetch import Prefetcher
+from tmrl.memory.prioritized import checked_updates
 from tmrl.memory.rows_on_disk import read_rows
-from tmrl.memory.samplers import Uniform
+from tmrl.memory.samplers import Choice, Sampler, Uniform
 from tmrl.memory.size import checked_size
 from tmrl.memory.state import MemoryState, Owner
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
@@ -41,7 +45,7 @@ from tmrl.schema import Schema
 from tmrl.transition import Batch
 
 _COUNTERS = (
-    *("_draws", "crc_checked"),
+    *("_draws", "_ignored_updates", "crc_checked"),
     *("stat_train_return", "stat_test_return", "stat_train_steps", "stat_test_steps"),
 )
 
@@ -50,8 +54,8 @@ _COUNTERS = (
 class ReplayMemory(TorchMemory):
     """A replay memory for any fixed-size observations, with each observation stored once.
 
-    Every transition that really happened and whose two rows are present can be drawn, with equal probability,
-    and no other. Appending and drawing from different threads is safe.
+    Every transition that really happened and whose two rows are present can be drawn, with equal probability
+    unless the sampler says otherwise, and no other. Appending and drawing from different threads is safe.
 
     Args:
         device: Where batches are handed out.
@@ -65,6 +69,8 @@ class ReplayMemory(TorchMemory):
         dataset_path: Recorded data to begin with, as `append_dataset` takes them; `""` means none.
         crc_debug: Whether every transition drawn is compared with the checksums that its worker put into its
             `info`; the workers must be in CRC mode too.
+        sampler: What chooses the transitions of a batch, see `tmrl.memory.Sampler`; None means `Uniform()`.
+            It belongs to this memory alone.
         seed: Of the draws; None takes one from the operating system.
         observation_space: Gymnasium space of the observations; None takes the layout from the first sample.
         action_space: Likewise of the actions.
@@ -98,6 +104,7 @@ class ReplayMemory(TorchMemory):
         dataset_path: str | Path = "",
         crc_debug: bool = False,
         *,
+        sampler: Sampler | None = None,
         seed: int | None = None,
         observation_space: Any = None,
         action_space: Any = None,
@@ -115,12 +122,14 @@ class ReplayMemory(TorchMemory):
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
         if prefetch < 0:
             raise ValueError(f"prefetch must be at least 0, got {prefetch}")
+        self.sampler = sampler or Uniform()
+        self.sampler.begin(np.random.default_rng(seed))
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
         self._state = MemoryState(
             Owner(self._settings, self._counters, self._restore_counters),
             Intake(observation_space, action_space, info_keys, finite, crc_debug),
-            Uniform(np.random.default_rng(seed)),
+            self.sampler,
             self.window,
             None if self.storage_path is None else Storage(self.storage_path),
         )
@@ -129,6 +138,7 @@ class ReplayMemory(TorchMemory):
         self._checker: BatchChecker | None = None
         self._drawn: Drawn | None = None
         self._draws = 0
+        self._ignored_updates = 0
         self._flushes: Repeat | None = None
         self._prefetcher = self._make_prefetcher(prefetch) if prefetch else None
         if self._prefetcher is not None:
@@ -214,14 +224,14 @@ class ReplayMemory(TorchMemory):
         return self._state.store
 
     def sample(self) -> Any:
-        """Draws a batch, uniform and with replacement.
+        """Draws a batch; uniform and with replacement, unless the sampler says otherwise.
 
         Returns:
             A `Batch`, or what the `batch_preprocessor` makes of it. It is the caller's; the memory never
             writes to it again.
 
         Raises:
-            EmptyMemoryError: The memory holds no transition.
+            EmptyMemoryError: The memory holds no transition, or fewer than the sampler needs.
             IntegrityError: In CRC mode, a transition is not the one that its worker saw.
         """
         if self._prefetcher is None:
@@ -234,7 +244,7 @@ class ReplayMemory(TorchMemory):
         return batch if self.batch_preprocessor is None else self.batch_preprocessor(batch)
 
     def _draw_batch(self) -> tuple[Batch, Drawn]:
-        return self._batch(self._draw_ranks())
+        return self._batch(*self._choose())
 
     def _make_prefetcher(self, depth: int) -> Prefetcher:
         sampler = self._state.sampler
@@ -264,19 +274,45 @@ class ReplayMemory(TorchMemory):
             raise ValueError("indices must name at least 1 transition, got none")
         with self._lock:
             ranks = np.array([self._rank(index) for index in indices], np.int64)
-            batch, self._drawn = self._batch(ranks)
+            batch, self._drawn = self._batch(self._state.opened().anchors.pairs(ranks))
             return batch
 
     def sample_indices(self) -> list[int]:
-        """Draws `batch_size` indices, uniform and with replacement, from the memory's own generator.
+        """Draws `batch_size` indices as `sample` does, from the memory's own generator.
 
         Raises:
-            EmptyMemoryError: The memory holds no transition.
+            EmptyMemoryError: The memory holds no transition, or fewer than the sampler needs.
         """
         with self._lock:
             self._state.before_change()
+            choice = self._choose()
             self._draws += self.batch_size
-            return self._draw_ranks().tolist()
+            return self._state.opened().anchors.ranks(choice.pairs[:, 1]).tolist()
+
+    def update_priorities(self, ids: Any, td_errors: Any) -> None:
+        """Sets the priorities of transitions that were drawn.
+
+        A transition that was evicted meanwhile is ignored, and counted by `stats().ignored_updates`. Of an id
+        that is named twice, the last error counts.
+
+        Args:
+            ids: `(B,)` integers: the `ids` of a batch.
+            td_errors: `(B,)` numbers, an array or a tensor on any device; their magnitudes count.
+
+        Raises:
+            TypeError: The ids are no integers.
+            ValueError: The sampler has no priorities, the shapes differ, an error is not finite, or there
+                never was such a row. No priority is changed.
+        """
+        if not self.sampler.has_priorities:
+            raise ValueError(
+                f"update_priorities needs a sampler with priorities, but this one is {self.sampler.kind}; "
+                "make the memory with sampler=Prioritized()"
+            )
+        rows, errors = checked_updates(ids, td_errors)
+        with self._lock:
+            self._state.before_change()
+            self._ignored_updates += self._state.opened().update_priorities(rows, errors)
 
     def get_transition(self, item: int) -> tuple[Any, Any, Any, Any, Any, Any, dict[str, Any]]:
         """Returns transition `item`, 0 being the oldest, as copies in the dtypes that were appended.
@@ -302,15 +338,14 @@ class ReplayMemory(TorchMemory):
             previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
             return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
 
-    def _draw_ranks(self) -> NDArray[np.int64]:
+    def _choose(self) -> Choice:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        n = len(self)
-        if n == 0:
+        if len(self) == 0:
             raise EmptyMemoryError(
                 f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
             )
-        return self._state.sampler.draw(self.batch_size, n)
+        return self.sampler.draw(self.batch_size, self._state.opened().anchors)
 
     def __getitem__(self, item: int) -> Any:
         """Returns transition `item` as `Memory.__getitem__` does, or what the `window` makes of it."""
@@ -326,22 +361,24 @@ class ReplayMemory(TorchMemory):
             raise IndexError(f"transition {rank} is out of range: the memory holds {n}")
         return rank % n
 
-    def _batch(self, ranks: NDArray[np.int64]) -> tuple[Batch, Drawn]:
+    def _batch(self, pairs: Pairs, weights: NDArray[np.float32] | None = None) -> tuple[Batch, Drawn]:
         store = self._state.opened()
-        drawn = store.draw(ranks)
+        drawn = store.drawn(pairs)
         hand_out = self._hand_out
-        if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
+        if hand_out is None or not hand_out.fits(len(pairs), self.device, self.contiguous):
             self._hand_out = hand_out = HandOut(
-                store.schema, self.window, len(ranks), self.device, self.contiguous
+                store.schema, self.window, len(pairs), self.device, self.contiguous
             )
         block, slots, back = hand_out.pool.take(), store.expand(drawn), store.ring.back
         block.fill(store.ring, slots.reshape(-1))
         six, info, beside = hand_out.six(block, slots, back)
         if self.sample_preprocessor is not None:
-            six = self.collate([self[rank] for rank in ranks.tolist()], self.device)
+            ranks = store.anchors.ranks(pairs[:, 1]).tolist()
+            six = self.collate([self[rank] for rank in ranks], self.device)
         elif self.crc_debug:
             self._check(store, drawn, block, slots)
-        return Batch(six, drawn, info, beside=beside), drawn
+        weighed = None if weights is None else torch.from_numpy(weights).to(self.device)
+        return Batch(six, drawn, info, weighed, beside), drawn
 
     def _check(self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32]) -> None:
         if self._checker is None:
@@ -380,8 +417,9 @@ class ReplayMemory(TorchMemory):
 
         Args:
             path: The folder.
-            arguments: Arguments of the constructor, in place of those that were saved. Preprocessors, the
-                device and the spaces are not saved. A `dataset_path` is not read: its rows were saved.
+            arguments: Arguments of the constructor, in place of those that were saved. Not saved are
+                preprocessors, the device, the spaces, and the sampler, only where it stands: a sampler of
+                another kind begins afresh. A `dataset_path` is not read: its rows were saved.
 
         Raises:
             DatasetError: The folder holds no memory, or a damaged one; the message names the file.
@@ -420,7 +458,12 @@ class ReplayMemory(TorchMemory):
         body = memory_in(document)
         with self._lock:
             self._hand_out = self._checker = self._drawn = None
-            self._state.load(body, checksum, lambda row_dtype, put: read_rows(folder, body, row_dtype, put))
+            self._state.load(
+                body,
+                checksum,
+                lambda row_dtype, put: read_rows(folder, body, row_dtype, put),
+                read_priorities(folder, body, self.sampler.kind),
+            )
 
     def flush(self) -> None:
         """Puts the rows and all the rest on the disk, so that they survive a power cut; nothing in RAM.
@@ -471,7 +514,7 @@ class ReplayMemory(TorchMemory):
 
     def _restore_counters(self, counters: dict[str, Any]) -> None:
         for name in _COUNTERS:
-            setattr(self, name, counters[name])
+            setattr(self, name, counters.get(name, 0))
 
     # Size and statistics
 
@@ -511,6 +554,7 @@ class ReplayMemory(TorchMemory):
                 duplicates=total.duplicates,
                 gaps=total.gaps,
                 draws=self._draws,
+                ignored_updates=self._ignored_updates,
                 damaged=self._state.damaged,
                 writes_ignored=self._state.writes_ignored,
                 crc_checked=self.crc_checked,

@@ -3,6 +3,7 @@
     manifest.json                   what the rows mean; where every stream, count and random number stands
     <first id>-<token>.rows.npy     rows, structured as the schema says
     <first id>-<token>.links.npy    their checksums, links and origins
+    <token>.priorities.npy          priorities of all the rows, if the sampler has any
 
 Saving again writes only the rows that are new: all segments but the last are of full size, and only the last
 is written anew. `tmrl.datasets.files` says what makes this safe.
@@ -26,6 +27,7 @@ from tmrl.datasets.files import (
     row_checks,
     write_array,
 )
+from tmrl.datasets.priorities import new_name, write_priorities
 from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, segment_of
 from tmrl.rows import COLUMNS, Columns, Rows
 
@@ -50,6 +52,7 @@ def write_snapshot(
     known: int | None,
     late: NDArray[np.int64],
     within: dict[str, Any] | None = None,
+    priorities: tuple[str, NDArray[np.float64]] | None = None,
 ) -> int:
     """Writes a snapshot, or brings the one in `folder` up to date.
 
@@ -64,6 +67,7 @@ def write_snapshot(
         late: Ids of rows that were changed since then: their segments are written anew.
         within: A larger document that is to hold the memory, under `memory`; None if there is none. What
             its `files` begin with is kept in the folder beside the segments.
+        priorities: The kind of the sampler, and its number for each of the rows; None if it has none.
 
     Returns:
         The checksum of the new manifest.
@@ -84,8 +88,12 @@ def write_snapshot(
     ]
     segments = [asdict(segment) for segment in [*kept, *new]]
     body = body | {"kind": KIND, "segments": segments}
+    names = {*(segment["name"] for segment in segments), *(within or {}).get("files", ())}
+    if priorities is not None:
+        body["priorities"] = write_priorities(folder, new_name(), priorities[0], ids.start, priorities[1])
+        names.add(body["priorities"]["name"])
     checksum = replace_manifest(folder, body if within is None else within | {"memory": body})
-    remove_others(folder, {*(segment["name"] for segment in segments), *(within or {}).get("files", ())})
+    remove_others(folder, names)
     return checksum
 
 

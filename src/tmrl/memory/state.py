@@ -15,18 +15,19 @@ import numpy as np
 
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
+from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.row_file import LINK, info_in
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.late import LateValues
-from tmrl.memory.samplers import Uniform
+from tmrl.memory.samplers import Sampler, Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
-from tmrl.memory.store import Store
+from tmrl.memory.store import SavedPriorities, Store
 from tmrl.memory.windows import Window
 from tmrl.packing import worker_of
 from tmrl.rows import COLUMNS, Columns, Rows
@@ -69,7 +70,7 @@ class MemoryState:
     """
 
     def __init__(
-        self, owner: Owner, intake: Intake, sampler: Uniform, window: Window, storage: Storage | None
+        self, owner: Owner, intake: Intake, sampler: Sampler, window: Window, storage: Storage | None
     ) -> None:
         self.lock = threading.RLock()
         self.intake = intake
@@ -85,6 +86,7 @@ class MemoryState:
         """Called with the lock held before anything changes that a draw depends on, or is written down."""
         self._owner = owner
         self._save_lock = threading.Lock()
+        self._flush_lock = threading.RLock()  # taken before `lock`
         self._snapshot: int | None = None
         self._is_closed = False
         self._is_filling = False
@@ -196,13 +198,13 @@ class MemoryState:
 
     def _bytes_per_row(self, schema: Schema) -> int:
         columns = COLUMNS.itemsize if self.storage is None else LINK.itemsize
-        return schema.row_dtype.itemsize + columns + INDEX_BYTES
+        return schema.row_dtype.itemsize + columns + INDEX_BYTES + self.sampler.row_bytes
 
     def _open_store(self, schema: Schema) -> Store:
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            store = Store(schema, n, self.tally, self.window, self.storage)
+            store = Store(schema, n, self.tally, self.window, self.sampler, self.storage)
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
@@ -240,8 +242,11 @@ class MemoryState:
                 return
             schema = schema_from_json(document["schema"])
             self._adopt(schema)
-            self.store = store = Store(schema, info.n_rows - 1, self.tally, self.window, storage, info)
-            loss = store.recover(document["state"]["store"], document["next"])
+            saved = read_priorities(storage.folder, document, self.sampler.kind)
+            self.store = store = Store(
+                schema, info.n_rows - 1, self.tally, self.window, self.sampler, storage, info
+            )
+            loss = store.recover(document["state"]["store"], document["next"], saved)
             if len(loss):
                 self.damaged += len(loss)
                 logger.warning(
@@ -266,15 +271,23 @@ class MemoryState:
 
     def flush(self) -> None:
         """Puts everything on the disk; does nothing for a memory in RAM."""
-        if self.storage is not None:
+        if self.storage is None:
+            return
+        with self._flush_lock:
             self.storage.sync()
+            with self.lock:
+                store = self.store
+                first_id = 0 if store is None else store.ring.oldest
+                priorities = None if store is None else store.priorities()
+            if priorities is not None:
+                self.storage.write_priorities(self.sampler.kind, first_id, priorities)
             with self.lock:
                 self._check_open()
                 self.storage.commit()
 
     def close(self) -> None:
         """Flushes, and lets others open the folder; nothing can be appended or drawn any more."""
-        with self.lock:
+        with self._flush_lock, self.lock:
             if not self._is_closed:
                 self.flush()
                 self.abandon()
@@ -325,8 +338,10 @@ class MemoryState:
             document = self._document() | {"oldest": ids.start}
             n_rows = 1 if store is None else store.ring.n_rows
             late = np.empty(0, np.int64) if store is None else store.late_ids
+            numbers = None if store is None else store.priorities()
+        priorities = None if numbers is None else (self.sampler.kind, numbers)
         self._snapshot = write_snapshot(
-            folder, document, ids, n_rows, self.copy_rows, self._snapshot, late, within
+            folder, document, ids, n_rows, self.copy_rows, self._snapshot, late, within, priorities
         )
         with self.lock:
             if store is not None:
@@ -349,6 +364,7 @@ class MemoryState:
         document: dict[str, Any],
         checksum: int,
         read_rows: Callable[[np.dtype[np.void], Callable[..., None]], None],
+        saved: SavedPriorities | None = None,
     ) -> None:
         """Takes over what was saved in place of what is held; the size stays.
 
@@ -357,6 +373,7 @@ class MemoryState:
             checksum: Of the whole manifest.
             read_rows: Given the rows' dtype and a function, calls it with first id, rows and columns of
                 each stretch of rows.
+            saved: Priorities of the rows; None if there are none.
 
         Raises:
             DatasetError: The document contradicts itself or the rows.
@@ -375,7 +392,7 @@ class MemoryState:
                 schema = schema_from_json(document["schema"])
                 self._adopt(schema)
                 self.store = store = self._open_store(schema)
-                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"])
+                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"], saved)
             self._snapshot = checksum
             self.resize(wanted)
             self._commit()
@@ -397,12 +414,20 @@ class MemoryState:
         return {"sampler": self.sampler.state(), "counters": self._owner.counters()}
 
     def restore_small(self, state: dict[str, Any]) -> None:
-        """Takes over what `small` returned."""
+        """Takes over what `small` returned; a sampler of another kind begins afresh, which is logged."""
         self.before_change()
         try:
-            self.sampler.restore(state["sampler"])
+            kind = state["sampler"].get("kind", Uniform.__name__)  # before there were others, it was not said
+            if kind == self.sampler.kind:
+                self.sampler.restore(state["sampler"])
+            else:
+                logger.warning(
+                    "the memory was saved with the sampler %s and goes on with %s, which begins afresh",
+                    kind,
+                    self.sampler.kind,
+                )
             self._owner.restore_counters(state["counters"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(f"the saved state must be what this package writes, but: {error!r}") from error
 
     def _document(self) -> dict[str, Any]:

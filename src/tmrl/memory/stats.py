@@ -67,6 +67,8 @@ class MemoryStats:
     gaps: int
     draws: int
     """Transitions drawn by `sample()`."""
+    ignored_updates: int
+    """Priorities of transitions that had been evicted before `update_priorities` was called."""
     damaged: int
     """Rows that were found damaged or missing when a `storage_path` was opened, and were taken out."""
     writes_ignored: int
@@ -106,6 +108,10 @@ class Tally:
     def worker(self, code: int) -> str:
         """The worker with this code."""
         return list(self.codes)[code][0]
+
+    def source(self, code: int) -> str:
+        """The source label with this code."""
+        return list(self.codes)[code][1]
 
     def evict(self, codes: NDArray[np.int32]) -> None:
         """Counts rows as evicted, by the codes of their origins; negative ones stand for no row."""

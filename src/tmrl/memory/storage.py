@@ -3,6 +3,7 @@
     manifest.json          layout, where every stream and count stands, random numbers, names of files
     <token>.rows.npy       the rows, see `row_file.py`
     <token>.links.npy
+    <token>.priorities.npy priorities of rows at the last flush, if the sampler has any
     lock                   held while a process writes
 
 Rows are in the files as soon as they are appended. What the manifest adds to them may be older: on opening it
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
+from tmrl.datasets.priorities import new_name, write_priorities
 from tmrl.datasets.row_file import KIND, RowFile, RowFileInfo
 from tmrl.errors import DatasetError, StorageError
 
@@ -50,6 +53,7 @@ class Storage:
         self.file: RowFile | None = None
         self.contents: Callable[[], dict[str, Any]] = dict
         self._committed: tuple[int, int, int] = (-1, -1, -1)
+        self._being_written = ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
@@ -68,6 +72,7 @@ class Storage:
         except BaseException:
             self.close()
             raise
+        self._priorities: dict[str, Any] | None = (self.document or {}).get("priorities")
 
     def _read(self) -> dict[str, Any] | None:
         if not (self.folder / MANIFEST).exists():
@@ -110,9 +115,22 @@ class Storage:
         contents = self.contents()
         next_id, streams, origins = (contents.pop(key) for key in ("next", "streams", "origins"))
         ring = None if self.file is None else self.file.to_json()
-        replace_manifest(self.folder, contents | {"kind": KIND, "next": next_id, "ring": ring})
-        remove_others(self.folder, () if ring is None else (ring["name"],))
+        named = {"ring": ring, "priorities": self._priorities}
+        replace_manifest(self.folder, contents | {"kind": KIND, "next": next_id} | named)
+        kept = [files["name"] for files in named.values() if files is not None]
+        remove_others(self.folder, [*kept, self._being_written])
         self._committed = next_id, streams, origins
+
+    def write_priorities(self, kind: str, first_id: int, priorities: NDArray[np.float64]) -> None:
+        """Writes priorities for the next `commit` to name; other threads may commit meanwhile.
+
+        Args:
+            kind: Of the sampler.
+            first_id: Id of the first row.
+            priorities: Of that row and those after it.
+        """
+        self._being_written = new_name()
+        self._priorities = write_priorities(self.folder, self._being_written, kind, first_id, priorities)
 
     def sync(self) -> None:
         """Puts the rows on the disk."""

@@ -12,6 +12,7 @@ from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.late import LateValues
 from tmrl.memory.ring import Ring
+from tmrl.memory.samplers import Followed, Sampler
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
@@ -21,6 +22,9 @@ from tmrl.schema import Schema
 
 COPIED_AT_ONCE = 1 << 26
 """Bytes of rows that a resize copies at a time."""
+
+SavedPriorities = tuple[int, NDArray[np.float64]]
+"""The id of a row, and the priorities of that row and those after it."""
 
 
 class Drawn(NamedTuple):
@@ -44,6 +48,7 @@ class Store:
         n_transitions: Most transitions to hold.
         tally: Counts of where rows come from.
         window: Which transitions are anchors.
+        sampler: What chooses among the transitions.
         storage: Where the rows are kept; None for RAM.
         info: Files of the storage that hold rows already; the store begins empty until `recover`.
 
@@ -58,6 +63,7 @@ class Store:
         n_transitions: int,
         tally: Tally,
         window: Window,
+        sampler: Sampler,
         storage: Storage | None = None,
         info: RowFileInfo | None = None,
     ) -> None:
@@ -69,6 +75,7 @@ class Store:
         self.streams = StreamTable()
         self.late_ids = np.empty(0, np.int64)
         """Ids of rows that were changed since the last snapshot."""
+        self._sampler = sampler
         self._storage = storage
         # A transition needs two rows: one row more than transitions, if all are of one episode.
         self.ring, self._file = self._make_ring(n_transitions + 1, info)
@@ -86,11 +93,18 @@ class Store:
             file = self._storage.open_rows(row_dtype, info)
         return Ring(file.rows, file.links), file
 
+    def _make_anchors(self) -> Anchors:
+        anchors = Anchors(self.ring, self._layout.behind, self._window.stride)
+        if self._sampler.follows:
+            anchors.follower = self._sampler
+            self._sampler.start(Followed(anchors, self.ring.origin, self.tally.source))
+        return anchors
+
     @property
     def bytes_full(self) -> int:
         """Bytes of rows and index when full, those on the disk included."""
         columns = self.ring.n_bytes if self._file is None else self._file.n_bytes
-        return columns + self.anchors.n_bytes
+        return columns + self.anchors.n_bytes + self._sampler.row_bytes * self.ring.n_rows
 
     @property
     def bytes_now(self) -> int:
@@ -162,7 +176,33 @@ class Store:
 
     def draw(self, ranks: NDArray[np.int64]) -> Drawn:
         """Turns ranks of transitions into rows."""
-        return Drawn(self.anchors.pairs(ranks), self.ring.oldest, self.ring.next, self.ring.n_rows)
+        return self.drawn(self.anchors.pairs(ranks))
+
+    def drawn(self, pairs: Pairs) -> Drawn:
+        """Says of which rows the windows are."""
+        return Drawn(pairs, self.ring.oldest, self.ring.next, self.ring.n_rows)
+
+    def update_priorities(self, ids: NDArray[np.int64], td_errors: NDArray[np.float64]) -> int:
+        """Sets priorities by row ids, and returns how many of the transitions are gone.
+
+        Raises:
+            ValueError: There never was such a row; no priority was changed.
+        """
+        is_strange = (ids < 0) | (ids >= self.ring.next)
+        if is_strange.any():
+            raise ValueError(
+                f"ids must be those of batches of this memory, below {self.ring.next}, got "
+                f"{ids[is_strange][0]}; no priority was changed"
+            )
+        is_held = ids >= self.ring.oldest
+        if not is_held.all():
+            ids, td_errors = ids[is_held], td_errors[is_held]
+        gone = len(is_held) - len(ids)
+        return gone + self._sampler.update(ids % self.ring.n_rows, td_errors)
+
+    def priorities(self) -> NDArray[np.float64] | None:
+        """Priorities of the rows held, oldest first, 0 where no transition ends; None if there are none."""
+        return self._sampler.priorities(self.ring.held_slots()) if self._sampler.has_priorities else None
 
     def expand(self, drawn: Drawn) -> NDArray[np.int32]:
         """The slots of whole windows, `(B, L)`."""
@@ -174,7 +214,7 @@ class Store:
         Raises:
             StorageError: The disk has no room; the store is as it was.
         """
-        old, old_file = self.ring, self._file
+        old, old_file, priorities = self.ring, self._file, self.priorities()
         ring, file = self._make_ring(n_transitions + 1)
         kept = range(max(old.oldest, old.next - ring.n_rows), old.next)
         step = max(1, COPIED_AT_ONCE // self.schema.row_dtype.itemsize)
@@ -186,17 +226,23 @@ class Store:
                 file.copy_links(old_file, ids)
         self._count_evicted(range(old.oldest, kept.start))
         self.ring, self._file = ring, file
-        self._rebuild()
+        self._rebuild(None if priorities is None else (old.oldest, priorities))
         if self._storage is not None:
             self._storage.file = file
             self._storage.commit()
 
-    def restore(self, read_rows: Callable[[Callable[..., None]], None], state: dict[str, Any]) -> None:
+    def restore(
+        self,
+        read_rows: Callable[[Callable[..., None]], None],
+        state: dict[str, Any],
+        saved: SavedPriorities | None = None,
+    ) -> None:
         """Takes over rows and streams of a snapshot; the store must be empty.
 
         Args:
             read_rows: Calls what it is given with the first id, rows, links and origins of each segment.
             state: As `state` returned it.
+            saved: Priorities of the rows; None if there are none.
 
         Raises:
             DatasetError: The rows contradict the rest of the snapshot.
@@ -207,19 +253,20 @@ class Store:
         self._check_codes(self.ring.origin[self.ring.held_slots()], -1, len(self.tally.counts))
         self.streams.restore(state["streams"])
         self.times.restore(state["times"])
-        self._rebuild()
+        self._rebuild(saved)
 
     def _put_back(self, first_id: int, rows: Rows, columns: Columns) -> None:
         self.ring.restore(first_id, rows, columns)
         if self._file is not None:
             self._file.commit(first_id, plain_links(rows, columns, first_id))
 
-    def recover(self, state: dict[str, Any], next_id: int) -> Loss:
+    def recover(self, state: dict[str, Any], next_id: int, saved: SavedPriorities | None = None) -> Loss:
         """Takes over the rows in the storage's files, and brings the rest up to date by them.
 
         Args:
             state: As `state` returned it when the manifest was written.
             next_id: Id after that of the newest row at that time.
+            saved: Priorities of rows at an earlier time; None if there are none.
 
         Returns:
             What was damaged or is missing.
@@ -246,7 +293,7 @@ class Store:
         is_done = self.ring.rows["terminated"][slots] | self.ring.rows["truncated"][slots]
         ids, streams, steps, episodes = (links[name] for name in ("id", "stream", "step", "episode"))
         self.streams.resume(HeldRows(ids, streams, steps, episodes, is_done, links["place"]))
-        self._rebuild()
+        self._rebuild(saved)
         return loss
 
     @staticmethod
@@ -260,10 +307,18 @@ class Store:
         """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
         return {"streams": self.streams.state(), "times": self.times.state()}
 
-    def _make_anchors(self) -> Anchors:
-        return Anchors(self.ring, self._layout.behind, self._window.stride)
+    def _rebuild(self, saved: SavedPriorities | None) -> None:
+        """Makes the index anew from the links, which are all the truth there is.
 
-    def _rebuild(self) -> None:
-        """Makes the index anew from the links, which are all the truth there is."""
+        Args:
+            saved: Priorities; those of the newest rows may be missing. None if there are none.
+        """
         self.anchors = self._make_anchors()
-        self.anchors.extend(self.ring.oldest, self.ring.back[self.ring.held_slots()], self.ring.oldest)
+        ring, slots = self.ring, self.ring.held_slots()
+        self.anchors.extend(ring.oldest, ring.back[slots], ring.oldest)
+        if saved is not None:
+            first_id, priorities = saved
+            ids = range(max(first_id, ring.oldest), min(first_id + len(priorities), ring.next))
+            kept = np.zeros(len(slots))
+            kept[ids.start - ring.oldest :][: len(ids)] = priorities[ids.start - first_id :][: len(ids)]
+            self._sampler.restore_priorities(slots, kept)
