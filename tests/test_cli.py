@@ -382,10 +382,18 @@ def pixels():
     del gymnasium.registry["Pixels-v0"]
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pixels-v0"])
+@pytest.mark.parametrize(
+    ("env", "flags"),
+    [
+        ("CartPole-v1", ()),
+        ("CartPole-v1", ("--n-step", "3", "--crc-debug")),
+        ("Pixels-v0", ()),
+        ("Pixels-v0", ("--frame-stack", "4", "--n-step", "2", "--crc-debug")),
+    ],
+)
 @pytest.mark.usefixtures("pixels")
-def test_numbered_actions_are_trained_by_dqn_evaluated_recorded_and_resumed(call, env):
-    short = ("--steps", "60", "--warm-up", "40", "--batch-size", "4")
+def test_numbered_actions_are_trained_by_dqn_evaluated_recorded_and_resumed(call, env, flags):
+    short = ("--steps", "60", "--warm-up", "40", "--batch-size", "4", *flags)
     code, _, err = call("train", *short, "--env", env, "--name", "one")
     assert code == 0, err
     summary = summary_of("one")
@@ -404,6 +412,18 @@ def test_numbered_actions_are_trained_by_dqn_evaluated_recorded_and_resumed(call
     assert "goes on after 20 updates" in out
     assert summary_of("one")["updates"] == 30
     assert call("train", "--resume", "runs/one", "--agent", "sac")[0] == 2
+
+
+@pytest.mark.usefixtures("pixels")
+def test_stacked_frames_are_stored_once(call):
+    sizes = []
+    for stack in ("1", "4"):
+        short = ("--steps", "60", "--warm-up", "50", "--batch-size", "4", "--memory-size", "100")
+        code, _, err = call("train", *short, "--env", "Pixels-v0", "--frame-stack", stack, "--name", stack)
+        assert code == 0, err
+        sizes.append(summary_of(stack)["memory"]["bytes_full"])
+    assert sizes[1] < 1.01 * sizes[0]
+    assert load_file("runs/4/policy.safetensors")["network.body.layers.0.weight"].shape[1] == 4
 
 
 def test_redq_updates_as_often_as_it_is_told(call):

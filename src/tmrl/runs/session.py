@@ -148,6 +148,9 @@ class Session:
             start_training=min(settings.warm_up, settings.steps),
             device=device,
         )
+        if settings.demo_fraction is not None:
+            # The loop counts demonstrations as samples, but they are no warm-up: a batch needs others too.
+            self.training.start_training += self.training.total_samples
         self._notes = None if resumed is None else resumed.load(self.training)
         _set_learning_rate(self.training.agent, settings.rate)
         self._plan()
