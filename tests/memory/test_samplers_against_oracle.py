@@ -97,7 +97,7 @@ class EpochMachine(SamplerMachine):
             if epoch != getattr(self, "epoch", None):
                 assert getattr(self, "awaited", set()) & set(self.ids()) <= getattr(self, "seen", set())
                 self.epoch, self.seen, self.awaited = epoch, set[int](), set(self.ids())
-            assert row not in self.seen
+            assert row in self.awaited - self.seen
             self.seen.add(row)
 
 
