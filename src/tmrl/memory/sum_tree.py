@@ -54,6 +54,10 @@ class SumTree:
         self._bounds = np.zeros(n_blocks)
         self._changed: list[NDArray[np.int64]] = []
         self._n_changed = 0
+        # Room for the running sums of a batch's nodes, one column each; the first line stays 0.
+        self._room = np.zeros((CHILDREN + 1, 0))
+        self._lines = list(self._room[1:])
+        self._columns = np.arange(0)
 
     def put(self, slots: NDArray[np.int64], weights: NDArray[np.float64] | float) -> None:
         """Sets weights; of a slot named twice, the last one counts.
@@ -113,12 +117,15 @@ class SumTree:
         """
         # What is left of the weights to pass. It is kept below the sum of the children at hand: rounding
         # could carry it to where no leaf, or only leaves of 0, would follow.
-        left = np.minimum(numbers * self.total, np.nextafter(self.total, 0))
+        total = self.total
+        left = np.minimum(numbers * total, np.nextafter(total, 0))
         nodes = self._sums[1:].searchsorted(left, side="right")
         left -= self._sums[nodes]
         n = len(numbers)
-        sums = np.zeros((CHILDREN + 1, n))
-        lines, columns = list(sums[1:]), np.arange(n)
+        if self._room.shape[1] != n:
+            self._room = np.zeros((CHILDREN + 1, n))
+            self._lines, self._columns = list(self._room[1:]), np.arange(n)
+        sums, lines, columns = self._room, self._lines, self._columns
         for level in self.levels:
             np.copyto(sums[1:], level.take(nodes, axis=0).T)
             for before, line in pairwise(lines):
