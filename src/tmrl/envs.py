@@ -70,3 +70,18 @@ def _to_float32(obs: Any) -> Any:
 def _leaf_to_float32(leaf: Any) -> Any:
     is_float64 = getattr(leaf, "dtype", None) == np.float64
     return leaf.astype(np.float32) if is_float64 else leaf
+
+
+def single_env(env: Any) -> gymnasium.Env[Any, Any]:
+    """The environment that a worker steps, as it was given.
+
+    Raises:
+        TypeError: It is several in one.
+    """
+    lanes = getattr(env, "num_envs", None)
+    if lanes is not None:
+        raise TypeError(
+            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
+            "make one worker for each"
+        )
+    return env

@@ -15,12 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+from tmrl.compressor import Compressor
+from tmrl.envs import single_env
 from tmrl.errors import StalledError
+from tmrl.history import History
 from tmrl.policy_files import PolicyFiles
 from tmrl.retired import warn_retired
 from tmrl.sink import Sink
@@ -56,6 +58,7 @@ class RolloutWorker:
         seed: Seed of the first `env.reset()`.
         allow_pickle: Whether `model_path` may be a pickle, which runs whatever it says.
         wait_limit_s: Longest wait for a policy.
+        history: What to leave out of observations, instead of a `sample_compressor`; the memory needs it too.
 
     Attributes:
         env: The environment.
@@ -96,6 +99,7 @@ class RolloutWorker:
         seed: int | None = None,
         allow_pickle: bool = False,
         wait_limit_s: float = 600.0,
+        history: History | None = None,
     ) -> None:
         warn_retired(
             "RolloutWorker",
@@ -115,6 +119,10 @@ class RolloutWorker:
                 "a RolloutWorker needs a line to its trainer, got none; pass sink=, or standalone=True to "
                 "keep the samples in worker.buffer"
             )
+        if history is not None and sample_compressor is not None:
+            raise ValueError(
+                "a worker compresses one way, got history= and sample_compressor=; pass one of them"
+            )
         if max_samples_per_episode < 1:
             raise ValueError(f"max_samples_per_episode must be at least 1, got {max_samples_per_episode}")
         self.crc_debug = crc_debug
@@ -123,13 +131,14 @@ class RolloutWorker:
         self.max_samples_per_episode = max_samples_per_episode
         self.obs_preprocessor = obs_preprocessor
         self.get_local_buffer_sample = sample_compressor
+        self._compressor = None if history is None else Compressor(history)
         self.source = source
         self.sink = sink
         self.wait_limit_s = wait_limit_s
         self.buffer = Buffer()
         self.policy_version = 0
         self._files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
-        self.env = _single(env_cls())
+        self.env = single_env(env_cls())
         actor = actor_module_cls(
             observation_space=self.env.observation_space, action_space=self.env.action_space
         )
@@ -219,7 +228,12 @@ class RolloutWorker:
         values, info = owned((values, dict(info)))
         stamp = self._stamper.stamp(source_of(info, self.source))
         if self.crc_debug:
-            add_checksums(info, stamp, prev_obs, values, self.crc_samples)
+            seen = prev_obs, *values
+            if self._compressor is not None:
+                seen = self._compressor.seen(*seen)
+            add_checksums(info, stamp, seen[0], seen[1:], self.crc_samples)
+        if self._compressor is not None:
+            values = self._compressor(values, stamp)
         sample = (*values, info)
         if self.get_local_buffer_sample is not None:
             sample = compressed(self.get_local_buffer_sample, sample)
@@ -484,13 +498,3 @@ class RolloutWorker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _single(env: Any) -> gymnasium.Env[Any, Any]:
-    lanes = getattr(env, "num_envs", None)
-    if lanes is not None:
-        raise TypeError(
-            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
-            "make one worker for each"
-        )
-    return env

@@ -20,12 +20,14 @@ from tmrl.datasets.files import read_manifest
 from tmrl.datasets.opening import open_dataset
 from tmrl.datasets.segments import memory_in
 from tmrl.errors import EmptyMemoryError, IntegrityError
+from tmrl.history import History
 from tmrl.integrity import mismatch
 from tmrl.memory.base import SamplePreprocessor
 from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.intake import Intake
+from tmrl.memory.rebuilding import Rebuilt
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Uniform
 from tmrl.memory.size import checked_size
@@ -73,6 +75,7 @@ class ReplayMemory(TorchMemory):
         finite: Fields (`rew`, `act`, `obs`) or single leaves (`obs/speed`) that may hold no NaN or infinity.
         window: What a transition drawn expands to: `Transition`, the default, `NStep`, `Sequence`,
             `FrameStack`. `len(memory)` counts those that it can use.
+        history: What the workers leave out of observations, to be rebuilt here; give them the same one.
         storage_path: Folder for the memory to live in, written by one memory at a time; None for RAM. What
             `append` took in survives the end of the process, whatever ends it. A folder that holds a memory
             is opened, and goes on where it was: its random numbers too, whatever the `seed`.
@@ -103,6 +106,7 @@ class ReplayMemory(TorchMemory):
         contiguous: bool = False,
         finite: Collection[str] = ("rew", "act"),
         window: Window | None = None,
+        history: History | None = None,
         storage_path: str | Path | None = None,
         flush_interval_s: float | None = None,
     ) -> None:
@@ -111,11 +115,13 @@ class ReplayMemory(TorchMemory):
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
+        self.history = history
+        self._window = self.window if history is None else Rebuilt(self.window, history)
         self._state = MemoryState(
             Owner(self._settings, self._counters, self._restore_counters),
-            Intake(observation_space, action_space, info_keys, finite, crc_debug),
+            Intake(observation_space, action_space, info_keys, finite, crc_debug, history),
             Uniform(np.random.default_rng(seed)),
-            self.window,
+            self._window,
             None if self.storage_path is None else Storage(self.storage_path),
         )
         self._lock = self._state.lock
@@ -239,14 +245,18 @@ class ReplayMemory(TorchMemory):
             rank = self._rank(item)
             store = self._state.opened()
             drawn = store.draw(np.array([rank], np.int64))
-            if type(self.window) is not Transition:
-                block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
-                block.fill(store.ring, slots.reshape(-1))
-                if self.crc_debug:
-                    self._check(store, drawn, block, slots)
-                return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
             previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
-            return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+            plain = one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+            if type(self._window) is Transition:
+                return plain
+            block, slots = Block(store.schema, self._window, 1), store.expand(drawn)
+            block.fill(store.ring, slots.reshape(-1))
+            one = HandOut(store.schema, self._window, 1, "cpu", False).one(block, slots, store.ring.back)
+            if type(self.window) is Transition:
+                return (one[0], *plain[1:3], one[3], *plain[4:])
+            if self.crc_debug:
+                self._check(store, drawn, block, slots)
+            return one
 
     def _draw_ranks(self) -> NDArray[np.int64]:
         if self.batch_size < 1:
@@ -279,7 +289,7 @@ class ReplayMemory(TorchMemory):
         hand_out = self._hand_out
         if hand_out is None or not hand_out.fits(len(ranks), self.device, self.contiguous):
             self._hand_out = hand_out = HandOut(
-                store.schema, self.window, len(ranks), self.device, self.contiguous
+                store.schema, self._window, len(ranks), self.device, self.contiguous
             )
         block, slots, back = hand_out.pool.take(), store.expand(drawn), store.ring.back
         block.fill(store.ring, slots.reshape(-1))
@@ -292,7 +302,7 @@ class ReplayMemory(TorchMemory):
 
     def _check(self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32]) -> None:
         if self._checker is None:
-            self._checker = BatchChecker(store.schema)
+            self._checker = BatchChecker(store.schema, self._window)
         n_equal, found = self._checker.check(block, slots, store.ring.back)
         if found is not None:
             worker = self._worker(store, drawn, found.window)
@@ -336,9 +346,9 @@ class ReplayMemory(TorchMemory):
             StorageError: The `storage_path` holds a memory already.
         """
         settings: dict[str, Any] = memory_in(read_manifest(Path(path))[0])["settings"]
-        saved = settings.get("window")
-        window = None if saved is None else window_from_json(saved)
-        given: dict[str, Any] = {**settings, "window": window, **arguments, "dataset_path": ""}
+        made = {"window": window_from_json, "history": History.from_json}
+        objects = {name: make(settings[name]) for name, make in made.items() if settings.get(name)}
+        given: dict[str, Any] = {**settings, "window": None, **objects, **arguments, "dataset_path": ""}
         memory = cls(**given)
         try:
             memory.restore(path)
@@ -409,6 +419,7 @@ class ReplayMemory(TorchMemory):
             "crc_debug": self.crc_debug,
             "contiguous": self.contiguous,
             "window": window_to_json(self.window),
+            "history": None if self.history is None else self.history.to_json(),
         }
 
     def _counters(self) -> dict[str, Any]:
