@@ -1,4 +1,4 @@
-"""Streams of whole observations with histories in them, made by plain loops, and what a worker sends of them."""
+"""Streams of whole observations with histories in them, made by plain loops, and what is sent of them."""
 
 from dataclasses import dataclass, field
 from typing import Any

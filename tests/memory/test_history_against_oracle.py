@@ -90,8 +90,10 @@ class HistoryMachine(MemoryMachine):
             if isinstance(self.window, Sequence):
                 # Behind the last step is padding, which only has to be there.
                 n = len([None, *self.oracle.ahead(numbers[i], self.window.length - 1)])
-                six, found = (optree.tree_map(lambda leaf, n=n: leaf[:n], one) for one in (six, found))
-            assert self.is_same(six, found)
+                found = optree.tree_map(lambda leaf, n=n: leaf[:n], found)
+                assert self.is_same(optree.tree_map(lambda leaf, n=n: leaf[:n], six), found)
+            else:
+                assert self.is_same(six, found)
             for name, value in beside.items():
                 assert is_identical(value, getattr(batch, name)[i].numpy())
         if not isinstance(self.window, Sequence):
