@@ -66,8 +66,8 @@ class TestCompressor:
         obs[1][2] = 7.0
         message = (
             r"obs/1 of step 0 \(step 0 of episode 0\) of worker 'cart' must hold the first frame, repeated, "
-            r"in front of the newest: expected float32 \[\[7.0\], \[7.0\]\], found float32 \[\[0.0\], \[0.0\]\]"
-            r"; have the wrapper repeat the first frame .*, or declare Latest\(\)"
+            r"in front of the newest: expected float32 \[\[7.0\], \[7.0\]\], found float32 "
+            r"\[\[0.0\], \[0.0\]\]; have the wrapper repeat the first frame .*, or declare Latest\(\)"
         )
         with pytest.raises(HistoryError, match=message):
             Compressor(LIDAR)(sample(0, obs), stamp(0))
