@@ -60,7 +60,7 @@ def test_nested_observations_are_stacked_leaf_by_leaf() -> None:
     frames = Frames(3)
     frames.begin({"a": np.zeros(2, np.float32), "b": (0,)})
     frames.add({"a": np.ones(2, np.float32), "b": (1,)})
-    stacked = frames.stacked()
+    stacked = frames.seen(None)
     assert stacked["a"].tolist() == [[0, 0], [0, 0], [1, 1]]
     assert stacked["b"][0].tolist() == [0, 0, 1]
     assert stacked_space(space, 3).contains(stacked)
@@ -94,7 +94,7 @@ def test_frames_are_not_overwritten_by_an_environment_that_reuses_its_arrays() -
     obs += 1
     frames.add(obs)
     obs += 1
-    first = frames.stacked()
+    first = frames.seen(None)
     assert first.tolist() == [[0], [1]]
     frames.add(obs)
     assert first.tolist() == [[0], [1]]

@@ -72,21 +72,6 @@ class AtariEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(TransformReward(env, _sign) if clips_rewards else env)
 
 
-def single_env(env: Any) -> gymnasium.Env[Any, Any]:
-    """The environment, if it is one.
-
-    Raises:
-        TypeError: It is a vector of environments.
-    """
-    lanes = getattr(env, "num_envs", None)
-    if lanes is not None:
-        raise TypeError(
-            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
-            "make one worker for each"
-        )
-    return env
-
-
 def _sign(rew: Any) -> float:
     return float(np.sign(rew))
 
@@ -123,3 +108,33 @@ def _to_float32(obs: Any) -> Any:
 def _leaf_to_float32(leaf: Any) -> Any:
     is_float64 = getattr(leaf, "dtype", None) == np.float64
     return leaf.astype(np.float32) if is_float64 else leaf
+
+
+def single_env(env: Any) -> gymnasium.Env[Any, Any]:
+    """The environment that a worker steps, as it was given.
+
+    Raises:
+        TypeError: It is several in one.
+    """
+    lanes = getattr(env, "num_envs", None)
+    if lanes is not None:
+        raise TypeError(
+            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
+            "make one worker for each"
+        )
+    return env
+
+
+def measure_of(env: gymnasium.Env[Any, Any]) -> Callable[[], Mapping[str, Any]]:
+    """What a real-time environment measures of itself.
+
+    Raises:
+        ValueError: It measures nothing.
+    """
+    measure = getattr(env.unwrapped, "benchmarks", None)
+    if measure is None:
+        raise ValueError(
+            "run_env_benchmark needs an environment with benchmarks(), as rtgym's have, "
+            f"got {env.unwrapped}; measure it another way"
+        )
+    return measure

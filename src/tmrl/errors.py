@@ -3,6 +3,7 @@
     TmrlError
     ├── SchemaError           a sample, or a space, that no fixed-size row can hold      (ValueError)
     ├── BadSampleError        what arrived does not fit the memory's schema              (ValueError)
+    ├── HistoryError          an observation that is not what its declared history says  (ValueError)
     ├── EmptyMemoryError      a draw from a memory that holds too few transitions        (ValueError)
     ├── EvictedRowError       an id of a row that the ring no longer holds               (LookupError)
     ├── IntegrityError        bytes that changed between the worker and the batch        (AssertionError)
@@ -22,6 +23,7 @@ __all__ = [
     "DatasetError",
     "EmptyMemoryError",
     "EvictedRowError",
+    "HistoryError",
     "IntegrityError",
     "PolicyError",
     "SchemaError",
@@ -45,6 +47,10 @@ class BadSampleError(TmrlError, ValueError):
 
     The message names the worker, the field, what was expected and what was found.
     """
+
+
+class HistoryError(TmrlError, ValueError):
+    """An observation is not what its `History` declares; the memory would rebuild another one."""
 
 
 class EmptyMemoryError(TmrlError, ValueError):

@@ -28,19 +28,22 @@ class Frames:
     def __init__(self, length: int) -> None:
         if length < 1:
             raise ValueError(f"frame_stack must be at least 1, got {length}")
+        self._length = length
         self._frames: deque[Any] = deque(maxlen=length)
 
     def begin(self, obs: Any) -> None:
         """Begins an episode; the observation is copied."""
-        self._frames.extend([owned(obs)] * (self._frames.maxlen or 0))
+        if self._length > 1:
+            self._frames.extend([owned(obs)] * self._length)
 
     def add(self, obs: Any) -> None:
         """Adds the next observation of the episode, a copy."""
-        self._frames.append(owned(obs))
+        if self._length > 1:
+            self._frames.append(owned(obs))
 
-    def stacked(self) -> Any:
-        """The nest of the observations, with each leaf `(length, ...)`, oldest first; arrays of their own."""
-        return optree.tree_map(lambda *leaves: np.stack(leaves), *self._frames)
+    def seen(self, obs: Any) -> Any:
+        """What the policy sees: the nest, each leaf `(length, ...)`, oldest first; for 1, `obs` itself."""
+        return obs if self._length == 1 else optree.tree_map(lambda *leaves: np.stack(leaves), *self._frames)
 
 
 def stacked_space(space: Space[Any], length: int) -> Space[Any]:

@@ -18,7 +18,9 @@ from typing import Any, cast
 import numpy as np
 from optree import PyTreeSpec
 
-from tmrl.errors import SchemaError
+from tmrl.errors import HistoryError, SchemaError
+from tmrl.history import History
+from tmrl.history_rules import Quantized
 from tmrl.nest import as_array, flatten, leaf_names, unflatten
 
 _CHARS = "?bBhHiIlLqQefdFD"
@@ -152,6 +154,26 @@ def _infer_leaf(name: str, value: Any) -> Leaf:
     return Leaf(name, array.dtype, array.shape, is_bfloat16)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """From which field, of which rows, a leaf of the observation is cut."""
+
+    leaf: Leaf
+    """The field."""
+    depth: int = 0
+    """Rows up to the observation's own, as the first axis of the leaf; 0 for its own alone, without one."""
+    back: int = 0
+    """How many rows before the observation's own."""
+    codec: Quantized | None = None
+    """How its numbers are kept; None as they are."""
+
+    def seen(self, name: str) -> Leaf:
+        """The leaf that is handed out."""
+        shape = (self.depth, *self.leaf.shape) if self.depth else self.leaf.shape
+        dtype = np.dtype(self.codec.restored) if self.codec else self.leaf.dtype
+        return Leaf(name, dtype, shape, self.leaf.is_bfloat16)
+
+
 class Schema:
     """The layout of a row, and which of its fields make which part of a transition.
 
@@ -160,15 +182,33 @@ class Schema:
         act: The action.
         info: Entry of `info_keys` to what it holds.
         with_crc: Whether rows hold the checksums of CRC mode.
+        history: How observations are rebuilt from what rows hold of them; None if they hold them whole.
+
+    Attributes:
+        sources: Where each leaf of an observation comes from.
+        seen: The observation as the worker saw it, and as it is handed out.
+
+    Raises:
+        HistoryError: `obs` is not what the history keeps.
     """
 
     def __init__(
-        self, obs: Nest, act: Nest, info: dict[str, Nest] | None = None, with_crc: bool = False
+        self,
+        obs: Nest,
+        act: Nest,
+        info: dict[str, Nest] | None = None,
+        with_crc: bool = False,
+        history: History | None = None,
     ) -> None:
         self.obs = obs
         self.act = act
         self.info = info or {}
         self.with_crc = with_crc
+        self.history = history
+        self.seen = obs
+        self.sources = tuple(Source(leaf) for leaf in obs.leaves)
+        if history is not None:
+            self.seen, self.sources = _rebuilt(history, obs, act)
 
     @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -190,7 +230,7 @@ class Schema:
     @cached_property
     def crc_names(self) -> tuple[str, ...]:
         """Names of the checksums of a transition, in the order of the field `crc/fields`."""
-        obs = [leaf.name for leaf in self.obs.leaves]
+        obs = [leaf.name for leaf in self.seen.leaves]
         act = [leaf.name for leaf in self.act.leaves]
         return (*(f"prev_{name}" for name in obs), *act, *obs, *_CRC_TAIL)
 
@@ -226,10 +266,27 @@ class Schema:
 
     def _identity(self) -> tuple[Any, ...]:
         # In order: it decides the layout.
-        return self.obs, self.act, tuple(self.info.items()), self.with_crc
+        return self.obs, self.act, tuple(self.info.items()), self.with_crc, self.history
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{leaf.name}: {leaf}' for leaf in self.leaves)})"
+
+
+def _rebuilt(history: History, obs: Nest, act: Nest) -> tuple[Nest, tuple[Source, ...]]:
+    """The observation that a history makes of rows, and where its leaves come from."""
+    kept: list[Source] = []
+    for rule, leaf in zip(history.rules(obs.treespec), obs.leaves, strict=True):
+        if rule.codec is not None and leaf.dtype.name != rule.codec.dtype:
+            raise HistoryError(
+                f"{leaf.name} must be {rule.codec.dtype}, as its history keeps it, got {leaf}; give the "
+                "worker the same history"
+            )
+        kept.append(Source(leaf, rule.depth, 0, rule.codec))
+    backs = reversed(range(history.n_actions))
+    actions = [act.pack_nest(Source(leaf, back=back) for leaf in act.leaves) for back in backs]
+    sources, treespec = flatten(history.join(obs.pack_nest(kept), actions))
+    leaves = (source.seen(name) for name, source in zip(leaf_names("obs", treespec), sources, strict=True))
+    return Nest(treespec, tuple(leaves)), tuple(sources)
 
 
 def example_from_space(name: str, space: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 from optree import PyTreeSpec
 
-from tmrl.errors import DatasetError
+from tmrl.errors import DatasetError, HistoryError
+from tmrl.history import History
 from tmrl.nest import flatten, leaf_names
 from tmrl.schema import Leaf, Nest, Schema, info_name
 
@@ -37,6 +38,7 @@ def schema_to_json(schema: Schema) -> dict[str, Any]:
         "act": nest_to_json(schema.act),
         "info": [[key, nest_to_json(nest)] for key, nest in schema.info.items()],
         "with_crc": schema.with_crc,
+        **({} if schema.history is None else {"history": schema.history.to_json()}),
     }
 
 
@@ -49,9 +51,10 @@ def schema_from_json(document: Any) -> Schema:
     try:
         info = {key: nest_from_json(info_name(key), nest) for key, nest in document["info"]}
         obs, act = nest_from_json("obs", document["obs"]), nest_from_json("act", document["act"])
-        schema = Schema(obs, act, info, bool(document["with_crc"]))
+        history = History.from_json(document["history"]) if "history" in document else None
+        schema = Schema(obs, act, info, bool(document["with_crc"]), history)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DatasetError):
+        if isinstance(error, DatasetError | HistoryError):
             raise
         raise DatasetError(
             f"a schema must hold obs, act, info and with_crc, but reading it: {error!r}"

@@ -19,9 +19,11 @@ import numpy as np
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.envs import single_env
+from tmrl.compressor import Compressor
+from tmrl.envs import measure_of, single_env
 from tmrl.errors import StalledError
 from tmrl.frames import Frames, stacked_space
+from tmrl.history import History
 from tmrl.policy_files import PolicyFiles
 from tmrl.retired import warn_retired
 from tmrl.sink import Sink
@@ -59,6 +61,7 @@ class RolloutWorker:
         wait_limit_s: Longest wait for a policy.
         frame_stack: How many observations the policy sees, the last of its episode, each leaf `(k, ...)`. The
             samples hold single ones, and a memory's `FrameStack` stacks them alike. 1 does not stack.
+        history: What to leave out of observations, instead of a `sample_compressor`; the memory needs it too.
 
     Attributes:
         env: The environment.
@@ -100,6 +103,7 @@ class RolloutWorker:
         allow_pickle: bool = False,
         wait_limit_s: float = 600.0,
         frame_stack: int = 1,
+        history: History | None = None,
     ) -> None:
         warn_retired(
             "RolloutWorker",
@@ -119,6 +123,10 @@ class RolloutWorker:
                 "a RolloutWorker needs a line to its trainer, got none; pass sink=, or standalone=True to "
                 "keep the samples in worker.buffer"
             )
+        if history is not None and sample_compressor is not None:
+            raise ValueError(
+                "a worker compresses one way, got history= and sample_compressor=; pass one of them"
+            )
         if max_samples_per_episode < 1:
             raise ValueError(f"max_samples_per_episode must be at least 1, got {max_samples_per_episode}")
         self.crc_debug = crc_debug
@@ -127,6 +135,7 @@ class RolloutWorker:
         self.max_samples_per_episode = max_samples_per_episode
         self.obs_preprocessor = obs_preprocessor
         self.get_local_buffer_sample = sample_compressor
+        self._compressor = None if history is None else Compressor(history)
         self.source = source
         self.sink = sink
         self.wait_limit_s = wait_limit_s
@@ -134,7 +143,6 @@ class RolloutWorker:
         self.policy_version = 0
         self._files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
         self._frames = Frames(frame_stack)
-        self._is_stacking = frame_stack > 1
         self.env = single_env(env_cls())
         actor = actor_module_cls(
             observation_space=stacked_space(self.env.observation_space, frame_stack),
@@ -182,8 +190,7 @@ class RolloutWorker:
         obs, info = self.env.reset() if self._seed is None else self.env.reset(seed=self._seed)
         self._seed = None
         self._obs = obs = self._preprocessed(obs)
-        if self._is_stacking:
-            self._frames.begin(obs)
+        self._frames.begin(obs)
         if collect_samples:
             act = getattr(self.env.unwrapped, "default_action", None)
             self._collect(None, (act, obs, 0.0, False, False), info)
@@ -205,13 +212,12 @@ class RolloutWorker:
         """
         # Taken before the environment, or the policy, can write into them.
         prev_obs = owned(obs) if collect_samples and self.crc_debug else None
-        act = self.act(self._frames.stacked() if self._is_stacking else obs, test=test)
+        act = self.act(self._frames.seen(obs), test=test)
         kept_act = owned(act) if collect_samples else None
         self._stamper.advance()
         obs, rew, terminated, truncated, info = self.env.step(act)
         self._obs = obs = self._preprocessed(obs)
-        if self._is_stacking:
-            self._frames.add(obs)
+        self._frames.add(obs)
         self._episode_return += float(rew)
         if not collect_samples:
             return obs, rew, terminated, truncated, info
@@ -230,7 +236,11 @@ class RolloutWorker:
         values, info = owned((values, dict(info)))
         stamp = self._stamper.stamp(source_of(info, self.source))
         if self.crc_debug:
-            add_checksums(info, stamp, prev_obs, values, self.crc_samples)
+            given = (prev_obs, *values)
+            seen = given if self._compressor is None else self._compressor.seen(*given)
+            add_checksums(info, stamp, seen[0], seen[1:], self.crc_samples)
+        if self._compressor is not None:
+            values = self._compressor(values, stamp)
         sample = (*values, info)
         if self.get_local_buffer_sample is not None:
             sample = compressed(self.get_local_buffer_sample, sample)
@@ -293,20 +303,18 @@ class RolloutWorker:
         """
         limit = self._limit(max_samples)
         obs, _ = self.reset(collect_samples=False)
-        is_done = False
-        while not is_done and self._stamper.episode_step < limit:
+        terminated = truncated = False
+        while not (terminated or truncated) and self._stamper.episode_step < limit:
             obs, _, terminated, truncated, _ = self.step(obs, test=not train, collect_samples=False)
-            is_done = terminated or truncated
         self._record_episode(is_test=True)
 
     def run_episodes(
         self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
     ) -> None:
         """Runs `nb_episodes` times `run_episode`."""
-        episode = 0
-        while episode < nb_episodes:
+        while nb_episodes > 0:
             self.run_episode(max_samples_per_episode, train=train)
-            episode += 1
+            nb_episodes -= 1
 
     def _limit(self, max_samples: float | None) -> float:
         limit = self.max_samples_per_episode if max_samples is None else max_samples
@@ -419,12 +427,7 @@ class RolloutWorker:
         Raises:
             ValueError: The environment measures nothing.
         """
-        measure = getattr(self.env.unwrapped, "benchmarks", None)
-        if measure is None:
-            raise ValueError(
-                "run_env_benchmark needs an environment with benchmarks(), as rtgym's have, "
-                f"got {self.env.unwrapped}; measure it another way"
-            )
+        measure = measure_of(self.env)
         is_done = True
         for _ in range(nb_steps):
             if is_done:

@@ -164,8 +164,8 @@ def test_a_block_that_is_being_copied_is_not_idle() -> None:
     """The event of a copy to a GPU, of which there is none here."""
     memory = memory_of(0)
     memory.sample()
-    assert memory._hand_out is not None
-    (block,) = memory._hand_out.pool._blocks
+    assert memory._batches._hand_out is not None
+    (block,) = memory._batches._hand_out.pool._blocks
 
     class Event:
         is_done = False

@@ -6,6 +6,7 @@
 - `RandomShift`, `to_float`: changes of whole batches.
 - `Uniform`, `Prioritized`, `Recent`, `EmphasizeRecent`, `Epoch`, `Mixture`: which transitions make a batch;
   `Sampler`, to write another.
+- `History` of `Latest`, `Stacked`, `ActionBuffer`, `Quantized`: what is left out of observations.
 - `check_samples_crc`: the documented CRC comparison.
 """
 
@@ -14,6 +15,11 @@ from typing import TYPE_CHECKING
 from tmrl.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tmrl.history import History as History
+    from tmrl.history_rules import ActionBuffer as ActionBuffer
+    from tmrl.history_rules import Latest as Latest
+    from tmrl.history_rules import Quantized as Quantized
+    from tmrl.history_rules import Stacked as Stacked
     from tmrl.memory.augment import RandomShift as RandomShift
     from tmrl.memory.augment import to_float as to_float
     from tmrl.memory.base import Memory as Memory
@@ -35,19 +41,24 @@ if TYPE_CHECKING:
     from tmrl.transition import Batch as Batch
 
 __all__ = [
+    "ActionBuffer",
     "Batch",
     "EmphasizeRecent",
     "Epoch",
     "FrameStack",
+    "History",
+    "Latest",
     "Memory",
     "Mixture",
     "NStep",
     "Prioritized",
+    "Quantized",
     "RandomShift",
     "Recent",
     "ReplayMemory",
     "Sampler",
     "Sequence",
+    "Stacked",
     "TorchMemory",
     "Transition",
     "Uniform",
@@ -58,9 +69,14 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ActionBuffer": "tmrl.history_rules",
         "Batch": "tmrl.transition",
         "EmphasizeRecent": "tmrl.memory.recent",
         "Epoch": "tmrl.memory.epoch",
+        "History": "tmrl.history",
+        "Latest": "tmrl.history_rules",
+        "Quantized": "tmrl.history_rules",
+        "Stacked": "tmrl.history_rules",
         "Memory": "tmrl.memory.base",
         "FrameStack": "tmrl.memory.windows",
         "Mixture": "tmrl.memory.mixture",

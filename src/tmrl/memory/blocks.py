@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tmrl.memory.ring import Ring
-from tmrl.memory.windows import Selection, Window
+from tmrl.memory.windows import Part, Window
 from tmrl.rows import record_dtype
-from tmrl.schema import Leaf, Schema
+from tmrl.schema import Schema
 
 THREADED_BYTES = 1 << 17
 THREADED_ROW_BYTES = 1 << 16
@@ -30,18 +31,18 @@ MAX_BLOCKS = 4
 """Blocks kept for reuse; a training loop holds one or two batches at a time."""
 
 
-def parts(schema: Schema, window: Window) -> list[tuple[Leaf, Selection]]:
-    """The leaves that are cut out of windows, each with the rows of the window in which it is.
+def parts(schema: Schema, window: Window) -> list[Part]:
+    """What is cut out of windows.
 
     In this order: the previous observation's, the action's, the new observation's, those of info.
     """
-    layout, obs = window.layout, schema.obs.leaves
+    layout = window.layout
     infos = [leaf for nest in schema.info.values() for leaf in nest.leaves]
     return [
-        *((leaf, window.observed(leaf, layout.prev_obs)) for leaf in obs),
-        *((leaf, layout.act) for leaf in schema.act.leaves),
-        *((leaf, window.observed(leaf, layout.new_obs)) for leaf in obs),
-        *((leaf, layout.info) for leaf in infos),
+        *window.observation(schema, layout.prev_obs),
+        *(Part(leaf, layout.act) for leaf in schema.act.leaves),
+        *window.observation(schema, layout.new_obs),
+        *(Part(leaf, layout.info) for leaf in infos),
     ]
 
 
@@ -66,7 +67,7 @@ class Block:
         self._is_large = self.memory.nbytes >= THREADED_BYTES and row_bytes < THREADED_ROW_BYTES
         self.rows: NDArray[np.void] = self.memory.view(schema.row_dtype).reshape(batch_size, n_rows)
         """`(batch_size, L)` the rows of the windows."""
-        self.views = [self.rows[:, rows][leaf.name] for leaf, rows in parts(schema, window)]
+        self.views = [_view(self.rows, part) for part in parts(schema, window)]
         """`(batch_size, ...)` one view for each of `parts(schema, window)`."""
         self._idle_counts = self._counts()
 
@@ -89,6 +90,13 @@ class Block:
             torch.index_select(table, 0, torch.from_numpy(slots), out=self._bytes)
         else:
             ring.gather(slots, self._records)
+
+
+def _view(rows: NDArray[np.void], part: Part) -> NDArray[Any]:
+    if not part.depth or isinstance(part.rows, int):
+        return rows[:, part.rows][part.leaf.name]
+    reached = rows[:, part.rows.start - part.depth + 1 : part.rows.stop][part.leaf.name]
+    return np.moveaxis(sliding_window_view(reached, part.depth, axis=1, writeable=True), -1, 2)
 
 
 class BlockPool:

@@ -1,7 +1,8 @@
 """Hand-out: a block of gathered rows becomes the six parts of a batch.
 
-Observations, actions and info are views of the block; on an accelerator the block crosses the bus in one copy
-and is cut there. Rewards and flags are dense float32 copies, so that keeping a reward does not keep a block.
+Observations, actions and info are views of the block, but for what a `History` has quantized; on an
+accelerator the block crosses the bus in one copy and is cut there. Rewards and flags are dense float32
+copies, so that keeping a reward does not keep a block.
 """
 
 import math
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from tmrl.integrity import CrcRecord
 from tmrl.memory.blocks import Block, BlockPool, parts
-from tmrl.memory.windows import Selection, Window
+from tmrl.memory.windows import Part, Window
 from tmrl.nest import flatten, unflatten
 from tmrl.schema import Leaf, Nest, Schema
 
@@ -45,7 +46,14 @@ class HandOut:
         self._has_bfloat16 = any(leaf.is_bfloat16 for leaf in schema.leaves)
         self._nests = _nests(schema)
         n_rows = window.layout.n_rows
-        self._cuts = [_cut(schema, batch_size, n_rows, leaf, rows) for leaf, rows in parts(schema, window)]
+        cut_parts = parts(schema, window)
+        self._cuts = [_cut(schema, batch_size, n_rows, part) for part in cut_parts]
+        # A tensor, not a number: an accelerator would multiply by the reciprocal, which rounds otherwise.
+        self._divisors = {
+            i: torch.tensor(part.codec.scale, dtype=_dtype(part.codec.restored), device=self._device)
+            for i, part in enumerate(cut_parts)
+            if part.codec is not None
+        }
         self.pool = BlockPool(schema, window, batch_size, self._device.type == "cuda")
 
     def fits(self, batch_size: int, device: Any, contiguous: bool) -> bool:
@@ -90,6 +98,8 @@ class HandOut:
             leaves = list(map(torch.from_numpy, block.views))
             if self._has_bfloat16:
                 leaves = [leaf.view(cut.dtype) for leaf, cut in zip(leaves, self._cuts, strict=True)]
+        for i, divisor in self._divisors.items():
+            leaves[i] = leaves[i].to(divisor.dtype) / divisor
         return [leaf.contiguous() for leaf in leaves] if self._is_contiguous else leaves
 
     def _cut_on_device(self, block: Block) -> list[torch.Tensor]:
@@ -103,7 +113,7 @@ class HandOut:
 
 def _nests(schema: Schema) -> list[tuple[Nest, int, int]]:
     """The nests of a batch, each with the range of its leaves among the `parts`."""
-    nests = [schema.obs, schema.act, schema.obs, *schema.info.values()]
+    nests = [schema.seen, schema.act, schema.seen, *schema.info.values()]
     stops = list(accumulate(len(nest.leaves) for nest in nests))
     return [(nest, stop - len(nest.leaves), stop) for nest, stop in zip(nests, stops, strict=True)]
 
@@ -122,16 +132,22 @@ class _Cut:
     offset: int
 
 
-def _cut(schema: Schema, batch_size: int, n_rows: int, leaf: Leaf, rows: Selection) -> _Cut:
+def _cut(schema: Schema, batch_size: int, n_rows: int, part: Part) -> _Cut:
+    leaf = part.leaf
     row_items = schema.row_dtype.itemsize // leaf.dtype.itemsize
     # Strides of a dense array of the leaf's shape, behind the distance from window to window.
     dense = [math.prod(leaf.shape[axis + 1 :]) for axis in range(len(leaf.shape))]
-    places = range(n_rows)[rows]
+    places = range(n_rows)[part.rows]
     first, steps = (places, ()) if isinstance(places, int) else (places.start, (len(places),))
+    if part.depth:
+        first, steps = first - part.depth + 1, (*steps, part.depth)
     offset = first * row_items + schema.offsets[leaf.name] // leaf.dtype.itemsize
-    dtype: torch.dtype = getattr(torch, leaf.dtype_name)
     strides = (n_rows * row_items, *(row_items for _ in steps), *dense)
-    return _Cut(dtype, (batch_size, *steps, *leaf.shape), strides, offset)
+    return _Cut(_dtype(leaf.dtype_name), (batch_size, *steps, *leaf.shape), strides, offset)
+
+
+def _dtype(name: str) -> torch.dtype:
+    return getattr(torch, name)
 
 
 def one_transition(

@@ -10,6 +10,7 @@ import numpy as np
 
 from tmrl.chunk import Chunk, Stream, chunks_of
 from tmrl.errors import DatasetError
+from tmrl.history import History
 from tmrl.packing import Packer, check_lengths, is_reset
 from tmrl.schema import Nest, Schema, example_from_space, infer_info
 from tmrl.schema_json import nest_from_json, nest_to_json
@@ -32,6 +33,7 @@ class Intake:
         info_keys: Entries of `info` to keep.
         finite: Fields that must be finite, see `Packer`.
         with_crc: Whether rows hold the worker's checksums.
+        history: What the workers leave out of observations; the observation space is that of whole ones.
     """
 
     def __init__(
@@ -41,14 +43,16 @@ class Intake:
         info_keys: Collection[str],
         finite: Collection[str],
         with_crc: bool,
+        history: History | None = None,
     ) -> None:
         if isinstance(info_keys, str) or isinstance(finite, str):
             raise TypeError('info_keys and finite must be tuples of names, as in ("success",), got a str')
-        self._obs = self._given_obs = _from_space("obs", observation_space)
+        self._obs = self._given_obs = _from_space("obs", observation_space, history)
         self._act = self._given_act = _from_space("act", action_space)
         self._info_keys = tuple(info_keys)
         self._finite = tuple(finite)
         self._with_crc = with_crc
+        self._history = history
         self._packer: Packer | None = None
         self._waiting: list[Chunk] = []
 
@@ -80,7 +84,7 @@ class Intake:
         """The layout of this memory's rows: as known, or as its spaces and `info_keys` choose of another.
 
         Raises:
-            DatasetError: An entry of `info_keys` is not in the other one.
+            DatasetError: An entry of `info_keys` is not in the other one, or its history is another.
         """
         if self._packer is not None:
             return self._packer.schema
@@ -90,8 +94,13 @@ class Intake:
                 f"info_keys must name entries that the dataset has ({', '.join(found.info) or 'none'}), got "
                 f"{missing[0]!r}; leave it out"
             )
+        if found.history != self._history:
+            raise DatasetError(
+                f"the dataset must have the history {self._history}, as the memory has, got {found.history}; "
+                "give the memory the history that the dataset was recorded with"
+            )
         info = {key: found.info[key] for key in self._info_keys}
-        return Schema(self._obs or found.obs, self._act or found.act, info, self._with_crc)
+        return Schema(self._obs or found.obs, self._act or found.act, info, self._with_crc, self._history)
 
     def adopt(self, schema: Schema) -> tuple[Packer, list[Chunk]]:
         """Takes a schema as given, unless one is known, instead of waiting for samples to show it.
@@ -111,6 +120,8 @@ class Intake:
                 return f"{name}: expected {_listed(wanted)}, found {_listed(found)}"
         if set(self._info_keys) != set(schema.info):
             return f"info_keys: expected {sorted(self._info_keys)}, found {sorted(schema.info)}"
+        if self._history != schema.history:
+            return f"history: expected {self._history}, found {schema.history}"
         if self._with_crc != schema.with_crc:
             return f"crc_debug: expected {self._with_crc}, found {schema.with_crc}"
         return None
@@ -156,7 +167,7 @@ class Intake:
             raise_missing_info(min(missing))
         if act is None or missing:
             return None
-        return Schema(obs, act, info, self._with_crc)
+        return Schema(obs, act, info, self._with_crc, self._history)
 
     def _infer_act(self, samples: Sequence[Any]) -> Nest | None:
         if self._act is not None:
@@ -167,7 +178,7 @@ class Intake:
     def _wait(self, samples: Sequence[Any], source: str, continues: bool) -> None:
         """Packs reset samples as far as they go, which checks and copies them."""
         obs = self._obs or Nest.infer("obs", samples[0][1])
-        partial = Schema(obs, self._infer_act(samples) or Nest.infer("act", ()))
+        partial = Schema(obs, self._infer_act(samples) or Nest.infer("act", ()), history=self._history)
         finite = [name for name in self._finite if name.split("/")[0] in {"obs", "rew"}]
         self._waiting += chunks_of(samples, Packer(partial, finite), source, continues)
         self._obs = obs
@@ -186,8 +197,11 @@ def raise_missing_info(key: str) -> None:
     )
 
 
-def _from_space(name: str, space: Any) -> Nest | None:
-    return None if space is None else Nest.infer(name, example_from_space(name, space))
+def _from_space(name: str, space: Any, history: History | None = None) -> Nest | None:
+    if space is None:
+        return None
+    example = example_from_space(name, space)
+    return Nest.infer(name, example if history is None else history.kept(example))
 
 
 def _from_json(name: str, document: Any) -> Nest | None:

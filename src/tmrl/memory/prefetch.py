@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tmrl.memory.state import MemoryState
+
 
 class _Prepared(NamedTuple):
     mark: Any
@@ -102,3 +104,33 @@ class Prefetcher:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+
+def prefetcher_of(memory: Any, state: MemoryState, draw: Callable[[], Any], depth: int) -> Prefetcher | None:
+    """The prefetcher of a `ReplayMemory`: it starts anew whenever a setting of its batches changes.
+
+    None at a depth of 0.
+
+    Raises:
+        ValueError: The depth is below 0.
+    """
+    if depth < 0:
+        raise ValueError(f"prefetch must be at least 0, got {depth}")
+    if depth == 0:
+        return None
+    sampler = state.sampler
+
+    def reset(mark: Any) -> None:
+        mark, memory.crc_checked = mark
+        sampler.reset(mark)
+
+    prefetcher = Prefetcher(
+        depth,
+        state.lock,
+        draw,
+        key=lambda: (memory.batch_size, memory.device, memory.contiguous, memory.sample_preprocessor),
+        mark=lambda: (sampler.mark(), memory.crc_checked),
+        reset=reset,
+    )
+    state.before_change = prefetcher.take_back
+    return prefetcher

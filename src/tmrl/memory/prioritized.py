@@ -132,17 +132,25 @@ class Prioritized(Sampler):
         self._step = int(state["step"])
 
 
-def checked_updates(ids: Any, td_errors: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def checked_updates(
+    sampler: Sampler, ids: Any, td_errors: Any
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids and errors as arrays of what they must be.
 
     Args:
+        sampler: What they are for.
         ids: `(B,)` integers, an array or a tensor.
         td_errors: `(B,)` numbers, an array or a tensor on any device.
 
     Raises:
         TypeError: The ids are no integers.
-        ValueError: The shapes differ, or an error is not finite.
+        ValueError: The sampler has no priorities, the shapes differ, or an error is not finite.
     """
+    if not sampler.has_priorities:
+        raise ValueError(
+            f"update_priorities needs a sampler with priorities, but this one is {sampler.kind}; "
+            "make the memory with sampler=Prioritized()"
+        )
     rows, errors = _array(ids), _array(td_errors)
     if rows.dtype.kind not in "iu":
         raise TypeError(f"ids must be integers, as batch.ids has them, got {rows.dtype}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tmrl.buffer import Buffer
@@ -21,25 +20,25 @@ from tmrl.datasets.files import read_manifest
 from tmrl.datasets.opening import open_dataset
 from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.segments import memory_in
-from tmrl.errors import EmptyMemoryError, IntegrityError
-from tmrl.integrity import mismatch
+from tmrl.errors import EmptyMemoryError
+from tmrl.history import History
 from tmrl.memory.anchors import Pairs
 from tmrl.memory.base import SamplePreprocessor
-from tmrl.memory.blocks import Block
-from tmrl.memory.crc import BatchChecker
-from tmrl.memory.handout import HandOut, one_transition
+from tmrl.memory.batches import Batches
 from tmrl.memory.intake import Intake
-from tmrl.memory.prefetch import Prefetcher
+from tmrl.memory.prefetch import prefetcher_of
 from tmrl.memory.prioritized import checked_updates
+from tmrl.memory.rebuilding import made_of, rebuilt
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Choice, Sampler, Uniform
 from tmrl.memory.size import checked_size
 from tmrl.memory.state import MemoryState, Owner
-from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
+from tmrl.memory.stats import MemoryStats
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import Drawn, Store
+from tmrl.memory.summary import summary
 from tmrl.memory.torch_memory import TorchMemory
-from tmrl.memory.windows import Transition, Window, window_from_json, window_to_json
+from tmrl.memory.windows import Transition, Window, window_to_json
 from tmrl.repeat import Repeat
 from tmrl.schema import Schema
 from tmrl.transition import Batch
@@ -80,6 +79,7 @@ class ReplayMemory(TorchMemory):
         finite: Fields (`rew`, `act`, `obs`) or single leaves (`obs/speed`) that may hold no NaN or infinity.
         window: What a transition drawn expands to: `Transition`, the default, `NStep`, `Sequence`,
             `FrameStack`. `len(memory)` counts those that it can use.
+        history: What the workers leave out of observations, to be rebuilt here; give them the same one.
         storage_path: Folder for the memory to live in, written by one memory at a time; None for RAM. What
             `append` took in survives the end of the process, whatever ends it. A folder that holds a memory
             is opened, and goes on where it was: its random numbers too, whatever the `seed`.
@@ -113,6 +113,7 @@ class ReplayMemory(TorchMemory):
         contiguous: bool = False,
         finite: Collection[str] = ("rew", "act"),
         window: Window | None = None,
+        history: History | None = None,
         storage_path: str | Path | None = None,
         flush_interval_s: float | None = None,
         prefetch: int = 0,
@@ -120,29 +121,24 @@ class ReplayMemory(TorchMemory):
         checked_size(memory_size)
         if flush_interval_s is not None and not flush_interval_s > 0:
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
-        if prefetch < 0:
-            raise ValueError(f"prefetch must be at least 0, got {prefetch}")
         self.sampler = sampler or Uniform()
         self.sampler.begin(np.random.default_rng(seed))
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
+        self.history = history
         self._state = MemoryState(
             Owner(self._settings, self._counters, self._restore_counters),
-            Intake(observation_space, action_space, info_keys, finite, crc_debug),
+            Intake(observation_space, action_space, info_keys, finite, crc_debug, history),
             self.sampler,
-            self.window,
+            rebuilt(self.window, history),
             None if self.storage_path is None else Storage(self.storage_path),
         )
         self._lock = self._state.lock
-        self._hand_out: HandOut | None = None
-        self._checker: BatchChecker | None = None
+        self._batches = Batches(self.window, history, self._state.tally)
         self._drawn: Drawn | None = None
-        self._draws = 0
-        self._ignored_updates = 0
+        self._draws = self._ignored_updates = 0
         self._flushes: Repeat | None = None
-        self._prefetcher = self._make_prefetcher(prefetch) if prefetch else None
-        if self._prefetcher is not None:
-            self._state.before_change = self._prefetcher.take_back
+        self._prefetcher = prefetcher_of(self, self._state, lambda: self._batch(*self._choose()), prefetch)
         self.batch_preprocessor = batch_preprocessor
         self.contiguous = contiguous
         try:
@@ -192,8 +188,7 @@ class ReplayMemory(TorchMemory):
             DatasetError: It cannot be read, or its rows do not fit this memory; the message says why.
                 Episodes before a damaged one are in the memory.
         """
-        opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-        self._state.append_dataset(opened, source)
+        self._state.append_dataset(dataset if isinstance(dataset, Dataset) else open_dataset(dataset), source)
 
     def write(self, ids: Any, **values: Any) -> None:
         """Changes stored fields of rows afterwards: rewards of a model, labels of a person, recurrent states.
@@ -213,6 +208,15 @@ class ReplayMemory(TorchMemory):
         self._state.write_late(ids, values)
 
     # Drawing
+
+    @property
+    def crc_checked(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Transitions that were compared with what their worker saw, and found equal."""
+        return self._batches.crc_checked
+
+    @crc_checked.setter
+    def crc_checked(self, count: int) -> None:
+        self._batches.crc_checked = count
 
     def __len__(self) -> int:
         """Number of transitions that can be drawn."""
@@ -236,31 +240,12 @@ class ReplayMemory(TorchMemory):
         """
         if self._prefetcher is None:
             with self._lock:
-                batch, drawn = self._draw_batch()
+                batch, drawn = self._batch(*self._choose())
         else:
             batch, drawn = self._prefetcher.get()
         self._drawn = drawn
         self._draws += len(drawn.pairs)
         return batch if self.batch_preprocessor is None else self.batch_preprocessor(batch)
-
-    def _draw_batch(self) -> tuple[Batch, Drawn]:
-        return self._batch(*self._choose())
-
-    def _make_prefetcher(self, depth: int) -> Prefetcher:
-        sampler = self._state.sampler
-
-        def reset(mark: Any) -> None:
-            mark, self.crc_checked = mark
-            sampler.reset(mark)
-
-        return Prefetcher(
-            depth,
-            self._lock,
-            self._draw_batch,
-            key=lambda: (self.batch_size, self.device, self.contiguous, self.sample_preprocessor),
-            mark=lambda: (sampler.mark(), self.crc_checked),
-            reset=reset,
-        )
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The batch of chosen transitions, by the indices that `self[i]` takes; no `batch_preprocessor`.
@@ -304,12 +289,7 @@ class ReplayMemory(TorchMemory):
             ValueError: The sampler has no priorities, the shapes differ, an error is not finite, or there
                 never was such a row. No priority is changed.
         """
-        if not self.sampler.has_priorities:
-            raise ValueError(
-                f"update_priorities needs a sampler with priorities, but this one is {self.sampler.kind}; "
-                "make the memory with sampler=Prioritized()"
-            )
-        rows, errors = checked_updates(ids, td_errors)
+        rows, errors = checked_updates(self.sampler, ids, td_errors)
         with self._lock:
             self._state.before_change()
             self._ignored_updates += self._state.opened().update_priorities(rows, errors)
@@ -328,15 +308,7 @@ class ReplayMemory(TorchMemory):
         with self._lock:
             rank = self._rank(item)
             store = self._state.opened()
-            drawn = store.draw(np.array([rank], np.int64))
-            if type(self.window) is not Transition:
-                block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
-                block.fill(store.ring, slots.reshape(-1))
-                if self.crc_debug:
-                    self._check(store, drawn, block, slots)
-                return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
-            previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
-            return one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+            return self._batches.one(store, store.draw(np.array([rank], np.int64)), self.crc_debug)
 
     def _choose(self) -> Choice:
         if self.batch_size < 1:
@@ -355,42 +327,20 @@ class ReplayMemory(TorchMemory):
         return six if self.sample_preprocessor is None else self.sample_preprocessor(*six)
 
     def _rank(self, index: int) -> int:
-        n = len(self)
-        rank = operator.index(index)
+        n, rank = len(self), operator.index(index)
         if not -n <= rank < n:
             raise IndexError(f"transition {rank} is out of range: the memory holds {n}")
         return rank % n
 
     def _batch(self, pairs: Pairs, weights: NDArray[np.float32] | None = None) -> tuple[Batch, Drawn]:
         store = self._state.opened()
-        drawn = store.drawn(pairs)
-        hand_out = self._hand_out
-        if hand_out is None or not hand_out.fits(len(pairs), self.device, self.contiguous):
-            self._hand_out = hand_out = HandOut(
-                store.schema, self.window, len(pairs), self.device, self.contiguous
-            )
-        block, slots, back = hand_out.pool.take(), store.expand(drawn), store.ring.back
-        block.fill(store.ring, slots.reshape(-1))
-        six, info, beside = hand_out.six(block, slots, back)
+        documented = None
         if self.sample_preprocessor is not None:
             ranks = store.anchors.ranks(pairs[:, 1]).tolist()
-            six = self.collate([self[rank] for rank in ranks], self.device)
-        elif self.crc_debug:
-            self._check(store, drawn, block, slots)
-        weighed = None if weights is None else torch.from_numpy(weights).to(self.device)
-        return Batch(six, drawn, info, weighed, beside), drawn
-
-    def _check(self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32]) -> None:
-        if self._checker is None:
-            self._checker = BatchChecker(store.schema)
-        n_equal, found = self._checker.check(block, slots, store.ring.back)
-        if found is not None:
-            worker = self._worker(store, drawn, found.window)
-            raise IntegrityError(mismatch(found.names, worker, found.episode, found.step))
-        self.crc_checked += n_equal
-
-    def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
-        return self._state.tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
+            documented = self.collate([self[rank] for rank in ranks], self.device)
+        return self._batches.make(
+            store, pairs, weights, self.device, self.contiguous, self.crc_debug, documented
+        )
 
     # Snapshots
 
@@ -427,9 +377,7 @@ class ReplayMemory(TorchMemory):
             StorageError: The `storage_path` holds a memory already.
         """
         settings: dict[str, Any] = memory_in(read_manifest(Path(path))[0])["settings"]
-        saved = settings.get("window")
-        window = None if saved is None else window_from_json(saved)
-        given: dict[str, Any] = {**settings, "window": window, **arguments, "dataset_path": ""}
+        given: dict[str, Any] = {**settings, **made_of(settings), **arguments, "dataset_path": ""}
         memory = cls(**given)
         try:
             memory.restore(path)
@@ -457,7 +405,8 @@ class ReplayMemory(TorchMemory):
         document, checksum = read_manifest(folder)
         body = memory_in(document)
         with self._lock:
-            self._hand_out = self._checker = self._drawn = None
+            self._batches.forget()
+            self._drawn = None
             self._state.load(
                 body,
                 checksum,
@@ -507,6 +456,7 @@ class ReplayMemory(TorchMemory):
             "crc_debug": self.crc_debug,
             "contiguous": self.contiguous,
             "window": window_to_json(self.window),
+            "history": None if self.history is None else self.history.to_json(),
         }
 
     def _counters(self) -> dict[str, Any]:
@@ -538,32 +488,12 @@ class ReplayMemory(TorchMemory):
     def stats(self) -> MemoryStats:
         """What is in the memory, where it came from, and how old the newest batch was."""
         with self._lock:
-            store, drawn, total = self._store, self._drawn, self._state.tally.total()
-            ids = np.empty(0, np.int64) if drawn is None else drawn.ids()
-            ages = np.empty(0) if drawn is None else (drawn.next - 1 - ids).astype(np.float64)
-            ages_s = np.empty(0) if store is None else store.times.ages_s(ids)
-            return MemoryStats(
-                transitions=len(self),
-                rows=0 if store is None else len(store.ring),
-                capacity=self.memory_size if isinstance(self.memory_size, int) else 0,
-                bytes_now=0 if store is None else store.bytes_now,
-                bytes_full=0 if store is None else store.bytes_full,
-                appended=total.appended,
-                evicted=total.evicted,
-                refused=total.refused,
-                duplicates=total.duplicates,
-                gaps=total.gaps,
+            return summary(
+                self._state,
+                self._drawn,
                 draws=self._draws,
                 ignored_updates=self._ignored_updates,
-                damaged=self._state.damaged,
-                writes_ignored=self._state.writes_ignored,
                 crc_checked=self.crc_checked,
-                age_rows_p50=percentile(ages, 50),
-                age_rows_p95=percentile(ages, 95),
-                age_s_p50=percentile(ages_s, 50),
-                age_s_p95=percentile(ages_s, 95),
-                workers=self._state.tally.by(WORKER),
-                sources=self._state.tally.by(SOURCE),
             )
 
     def __repr__(self) -> str:

@@ -21,12 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrl.errors import DatasetError
+from tmrl.history_rules import Quantized
 from tmrl.memory.anchors import Pairs
 from tmrl.rows import START
-from tmrl.schema import Leaf
+from tmrl.schema import Leaf, Schema
 
 Selection = int | slice
 """Which rows of a window a part is cut from: one, or several as a dimension behind the batch's."""
+
+
+class Part(NamedTuple):
+    """One leaf of a batch, and where in windows it is cut from."""
+
+    leaf: Leaf
+    """The field of the rows."""
+    rows: Selection
+    depth: int = 0
+    """Rows up to each of `rows`, as an axis behind theirs; 0 for none. Only with several `rows`."""
+    codec: Quantized | None = None
+    """How its numbers are kept; None as they are."""
 
 
 class Layout(NamedTuple):
@@ -87,6 +100,10 @@ class Window(ABC):
         if self.stack is None or isinstance(where, slice) or not self.stack.has(leaf):
             return where
         return slice(where - self.stack.k + 1, where + 1)
+
+    def observation(self, schema: Schema, where: Selection) -> list[Part]:
+        """What the observation in these rows is cut from, leaf by leaf."""
+        return [Part(leaf, self.observed(leaf, where)) for leaf in schema.seen.leaves]
 
 
 @dataclass(frozen=True)

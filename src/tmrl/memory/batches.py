@@ -1,0 +1,103 @@
+"""Batches: chosen transitions become what is handed out, one gather and one check for all of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tmrl.errors import IntegrityError
+from tmrl.history import History
+from tmrl.integrity import mismatch
+from tmrl.memory.anchors import Pairs
+from tmrl.memory.blocks import Block
+from tmrl.memory.crc import BatchChecker
+from tmrl.memory.handout import HandOut, one_transition
+from tmrl.memory.rebuilding import rebuilt
+from tmrl.memory.stats import Tally
+from tmrl.memory.store import Drawn, Store
+from tmrl.memory.windows import Transition, Window
+from tmrl.transition import Batch
+
+
+class Batches:
+    """Makes batches out of the rows of a store.
+
+    Args:
+        window: What a transition expands to.
+        history: What its observations are rebuilt from, or None.
+        tally: Knows who sent a row.
+
+    Attributes:
+        crc_checked: Transitions that were compared and found equal.
+    """
+
+    def __init__(self, window: Window, history: History | None, tally: Tally) -> None:
+        self.window = rebuilt(window, history)
+        self._is_single = type(window) is Transition
+        self.crc_checked = 0
+        self._tally = tally
+        self._hand_out: HandOut | None = None
+        self._checker: BatchChecker | None = None
+
+    def forget(self) -> None:
+        """Forgets what was made for one layout of rows."""
+        self._hand_out = self._checker = None
+
+    def make(
+        self,
+        store: Store,
+        pairs: Pairs,
+        weights: NDArray[np.float32] | None,
+        device: Any,
+        contiguous: bool,
+        is_checked: bool,
+        documented: tuple[Any, ...] | None = None,
+    ) -> tuple[Batch, Drawn]:
+        """A batch of these transitions, and which rows it was made of.
+
+        Where the `documented` six parts were made one by one, they take the place of those cut here.
+
+        Raises:
+            IntegrityError: In CRC mode, a transition is not the one that its worker saw.
+        """
+        drawn, hand_out = store.drawn(pairs), self._hand_out
+        if hand_out is None or not hand_out.fits(len(pairs), device, contiguous):
+            self._hand_out = hand_out = HandOut(store.schema, self.window, len(pairs), device, contiguous)
+        block, slots = hand_out.pool.take(), store.expand(drawn)
+        self._fill(store, drawn, block, slots, is_checked and documented is None)
+        six, info, beside = hand_out.six(block, slots, store.ring.back)
+        weighed = None if weights is None else torch.from_numpy(weights).to(device)
+        return Batch(six if documented is None else documented, drawn, info, weighed, beside), drawn
+
+    def one(self, store: Store, drawn: Drawn, is_checked: bool) -> tuple[Any, ...]:
+        """The documented seven values of one transition, as copies.
+
+        Raises:
+            IntegrityError: As in `make`; that of a single transition is left to whoever asks.
+        """
+        previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
+        plain = one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+        if type(self.window) is Transition:
+            return plain
+        block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
+        self._fill(store, drawn, block, slots, is_checked and not self._is_single)
+        one = HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
+        return (one[0], *plain[1:3], one[3], *plain[4:]) if self._is_single else one
+
+    def _fill(
+        self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32], is_checked: bool
+    ) -> None:
+        block.fill(store.ring, slots.reshape(-1))
+        if not is_checked:
+            return
+        if self._checker is None:
+            self._checker = BatchChecker(store.schema, self.window)
+        n_equal, found = self._checker.check(block, slots, store.ring.back)
+        if found is not None:
+            worker = self._worker(store, drawn, found.window)
+            raise IntegrityError(mismatch(found.names, worker, found.episode, found.step))
+        self.crc_checked += n_equal
+
+    def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
+        return self._tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
