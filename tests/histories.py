@@ -108,8 +108,9 @@ class Stream:
             codec = plan.rule.codec
             if codec is None:
                 return leaf
-            codes = np.rint(leaf.astype(np.float64) * codec.scale)
-            return (codes / codec.scale).astype(codec.restored)
+            # Integers have no negative zero.
+            codes = np.rint(leaf.astype(np.float64) * codec.scale).astype(np.int64)
+            return codes.astype(codec.restored) / np.dtype(codec.restored).type(codec.scale)
 
         rest = optree.tree_map(rounded, self.shape.parts, obs[:-n] if n else obs)
         return (*rest, *obs[-n:]) if n else rest

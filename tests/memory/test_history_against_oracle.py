@@ -116,12 +116,12 @@ def _plans(shape: Shape) -> list[Any]:
 @pytest.mark.timeout(400)
 def test_rebuilt_observations_agree_with_whole_ones() -> None:
     """B60: every combination of rules, windows, interleaving, gaps, eviction and loads."""
-    run(max_examples=80, steps=25, machine=HistoryMachine)
+    run(max_examples=200, steps=30, machine=HistoryMachine)
 
 
 @pytest.mark.timeout(400)
 def test_rebuilt_observations_of_a_memory_in_a_folder_agree_with_whole_ones() -> None:
-    run(max_examples=25, steps=20, machine=StoredHistoryMachine)
+    run(max_examples=60, steps=20, machine=StoredHistoryMachine)
 
 
 @pytest.mark.stress
