@@ -35,6 +35,7 @@ class Batches:
     def __init__(self, window: Window, history: History | None, tally: Tally) -> None:
         self.window = rebuilt(window, history)
         self._is_single = type(window) is Transition
+        self._is_whole = history is None
         self.crc_checked = 0
         self._tally = tally
         self._hand_out: HandOut | None = None
@@ -76,14 +77,19 @@ class Batches:
         Raises:
             IntegrityError: As in `make`; that of a single transition is left to whoever asks.
         """
-        previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
-        plain = one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
-        if type(self.window) is Transition:
-            return plain
+        if self._is_single:
+            previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
+            plain = one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
+            if self._is_whole:
+                return plain
+            prev_obs, _, _, new_obs, *_ = self._window_of(store, drawn, False)
+            return (prev_obs, *plain[1:3], new_obs, *plain[4:])
+        return self._window_of(store, drawn, is_checked)
+
+    def _window_of(self, store: Store, drawn: Drawn, is_checked: bool) -> tuple[Any, ...]:
         block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
-        self._fill(store, drawn, block, slots, is_checked and not self._is_single)
-        one = HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
-        return (one[0], *plain[1:3], one[3], *plain[4:]) if self._is_single else one
+        self._fill(store, drawn, block, slots, is_checked)
+        return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
 
     def _fill(
         self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32], is_checked: bool
