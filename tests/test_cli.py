@@ -12,32 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tmrl import cli
 from tmrl.datasets import open_dataset
 from tmrl.runs.settings import TrainSettings
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16")
 
 
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def call(capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def spawn(*arguments, prelude=""):

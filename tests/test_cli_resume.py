@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tmrl import cli
 from tmrl.errors import DatasetError
 from tmrl.memory import ReplayMemory
 from tmrl.runs.folder import RunFolder
@@ -22,25 +20,7 @@ from tmrl.training import Checkpoint
 SMALL = ("--warm-up", "150", "--batch-size", "16", "--target-return", "-1e6")
 
 
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def call(capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def interrupt_after(updates, monkeypatch):

@@ -16,19 +16,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            cli.main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err  # type: ignore[return-value]
-
-    return run
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     memory = ReplayMemory(memory_size=500, batch_size=4)
     memory.append(buffer_of(plain_episode(40)))

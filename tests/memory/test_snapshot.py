@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from damage import damage
 from makers import buffer_of, plain_episode, stamped, with_crc
 from nests import SampleMaker, is_identical, makers
 from tmrl.datasets import files
@@ -258,12 +259,7 @@ def test_one_flipped_bit_or_a_cut_file_is_reported(tmp_path: Path) -> None:
         folder = tmp_path / str(case)
         shutil.copytree(tmp_path / "good", folder)
         file = sorted(folder.iterdir())[rng.integers(len(list(folder.iterdir())))]
-        damaged = bytearray(file.read_bytes())
-        if case % 4 == 0:
-            del damaged[rng.integers(len(damaged)) :]
-        else:
-            damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
-        file.write_bytes(damaged)
+        damage(file, rng, is_cut=case % 4 == 0)
         loaded, message = load_or_refuse(folder)
         if loaded is None:
             assert str(folder) in message

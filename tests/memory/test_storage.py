@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from damage import damage
 from makers import buffer_of, plain_episode, stamped
 from nests import is_identical
 from tmrl.datasets import files, row_file
@@ -318,12 +319,7 @@ class TestDamage:
             shutil.copytree(tmp_path / "good", folder)
             names = sorted(file for file in folder.iterdir() if file.name != "lock")
             file = names[rng.integers(len(names))]
-            damaged = bytearray(file.read_bytes())
-            if case % 10 == 0:
-                del damaged[rng.integers(len(damaged)) :]
-            else:
-                damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
-            file.write_bytes(damaged)
+            damage(file, rng, is_cut=case % 10 == 0)
             try:
                 memory = open_memory(folder)
             except DatasetError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from damage import damage
 from dummies import CountingActor, CountingAgent, CountingEnv, ListMemory
 from nests import is_identical
 from tmrl.agents import SACAgent
@@ -316,12 +317,7 @@ def test_one_flipped_bit_or_a_cut_file_is_reported(memory: str, tmp_path: Path) 
         shutil.copytree(tmp_path / "good", folder)
         entries = sorted(folder.iterdir())
         file = entries[case % len(entries)]
-        damaged = bytearray(file.read_bytes())
-        if case % 4 == 0:
-            del damaged[rng.integers(len(damaged)) :]
-        else:
-            damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
-        file.write_bytes(damaged)
+        damaged = damage(file, rng, is_cut=case % 4 == 0)
         # Space between the values of a manifest says nothing.
         if file.suffix != ".json" or not is_same_json(damaged, tmp_path / "good" / file.name):
             with pytest.raises(DatasetError, match=re.escape(str(folder))):
