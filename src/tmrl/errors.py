@@ -12,6 +12,9 @@
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
     ├── StorageError          a folder that a memory cannot live in                      (OSError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
+    ├── ProtocolError         a peer said what makes no sense                            (ValueError)
+    ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
+    ├── RefusedError          a peer hung up for good, and said why                      (ConnectionError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
 A wrong argument of a function or a constructor is a plain `ValueError` or `TypeError`.
@@ -25,7 +28,10 @@ __all__ = [
     "EvictedRowError",
     "HistoryError",
     "IntegrityError",
+    "LineLostError",
     "PolicyError",
+    "ProtocolError",
+    "RefusedError",
     "SchemaError",
     "StalledError",
     "StorageError",
@@ -95,6 +101,18 @@ class StorageError(TmrlError, OSError):
 
 class PolicyError(TmrlError, ValueError):
     """A policy file that cannot be read, or that could only be read by running what it holds."""
+
+
+class ProtocolError(TmrlError, ValueError):
+    """What a peer sent is no message, or none that makes sense here; the connection ends."""
+
+
+class LineLostError(TmrlError, ConnectionError):
+    """A connection is gone, or could not be made; nothing is lost, it is tried again."""
+
+
+class RefusedError(TmrlError, ConnectionError):
+    """The other end of a line refused it, and would again; the message gives its reason."""
 
 
 class StalledError(TmrlError, TimeoutError):

@@ -1,9 +1,20 @@
 """Sink: the seam between a worker and whatever carries its samples to a trainer."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+
+
+class Received(NamedTuple):
+    """What came from the trainer."""
+
+    count: int
+    """How many policies came since the last call."""
+    actor: ActorModule | None
+    """The newest of them, now the worker's own; None if there was none."""
+    version: int
+    """How many policies the trainer has sent by then, whoever heard them."""
 
 
 class Sink(Protocol):
@@ -18,13 +29,12 @@ class Sink(Protocol):
         """Takes over the samples and episodes in `buffer`; the Buffer itself stays the worker's."""
         ...
 
-    def receive(self, timeout_s: float) -> tuple[int, ActorModule | None]:
+    def receive(self, timeout_s: float, actor: ActorModule | None) -> Received:
         """Fetches the newest policy.
 
         Args:
             timeout_s: How long to wait for one if there is none; 0 does not wait.
-
-        Returns:
-            How many policies came since the last call, and the newest, now the worker's own; else 0 and None.
+            actor: The worker's policy so far; a line that carries bytes has it load them. None drops the
+                policy that came.
         """
         ...

@@ -26,7 +26,7 @@ from tmrl.frames import Frames, stacked_space
 from tmrl.history import History
 from tmrl.policy_files import PolicyFiles
 from tmrl.retired import warn_retired
-from tmrl.sink import Sink
+from tmrl.sink import Received, Sink
 from tmrl.stamping import Stamper, add_checksums, compressed, owned, source_of
 from tmrl.transition import EpisodeRecord, Sample
 
@@ -69,7 +69,7 @@ class RolloutWorker:
         buffer: What was collected and not sent.
         sink: As given; may be set later.
         get_local_buffer_sample: The `sample_compressor`.
-        policy_version: How many policies have arrived.
+        policy_version: Which of the trainer's policies acts, counting from 1; 0 before the first.
     """
 
     def __init__(
@@ -460,34 +460,34 @@ class RolloutWorker:
         Raises:
             StalledError: None came for `wait_limit_s`.
         """
-        received, actor = self._receive(blocking)
+        count, actor, version = self._receive(blocking, self.actor)
         if actor is None:
             return 0
         self.actor = actor.to_device(self.device)
-        self.policy_version += received
-        self._files.write(self.actor, received)
+        self.policy_version = version
+        self._files.write(self.actor, count)
         if verbose:
             logger.info("%s: took policy %d", self.worker_id, self.policy_version)
-        return received
+        return count
 
     def ignore_actor_weights(self) -> int:
         """Drops the policies that arrived and returns how many they were."""
-        return self._receive(blocking=False)[0]
+        return self._receive(blocking=False, actor=None).count
 
-    def _receive(self, blocking: bool) -> tuple[int, ActorModule | None]:
+    def _receive(self, blocking: bool, actor: ActorModule | None) -> Received:
         if self.sink is None:
             if blocking:
                 raise ValueError("a standalone worker cannot wait for a policy: it has no sink; pass sink=")
-            return 0, None
+            return Received(0, None, self.policy_version)
         since = datetime.now().astimezone()
-        received, actor = self.sink.receive(self.wait_limit_s if blocking else 0.0)
-        if blocking and actor is None:
+        received = self.sink.receive(self.wait_limit_s if blocking else 0.0, actor)
+        if blocking and not received.count:
             raise StalledError(
                 f"worker {self.worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
                 f"more than wait_limit_s={self.wait_limit_s:g}; {self.policy_version} came before; "
                 "see whether the trainer runs, or raise the limit"
             )
-        return received, actor
+        return received
 
     def close(self) -> None:
         """Closes the environment; samples not sent stay in `buffer`."""

@@ -6,6 +6,7 @@ from typing import Protocol, Self
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+from tmrl.sink import Received
 from tmrl.worker import RolloutWorker
 
 
@@ -38,20 +39,20 @@ class InProcessLine:
         self._buffer = Buffer(maxlen)
         self._changed = threading.Condition()
         self._policy: ActorModule | None = None
-        self._policies = 0
+        self._sent = self._heard = 0
 
     def send(self, buffer: Buffer) -> None:
         """Takes over the samples and episodes in `buffer`."""
         with self._changed:
             self._buffer += buffer
 
-    def receive(self, timeout_s: float) -> tuple[int, ActorModule | None]:
+    def receive(self, timeout_s: float, actor: ActorModule | None) -> Received:  # noqa: ARG002
         """Fetches the newest policy, waiting up to `timeout_s` for one; see `Sink.receive`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._policies > 0, timeout_s)
-            received, self._policies = self._policies, 0
+            self._changed.wait_for(lambda: self._policy is not None, timeout_s)
+            count, self._heard = self._sent - self._heard, self._sent
             policy, self._policy = self._policy, None
-            return received, policy
+            return Received(count, policy, self._sent)
 
     def retrieve_buffer(self) -> Buffer:
         """Everything sent since the last call."""
@@ -64,7 +65,7 @@ class InProcessLine:
         policy = copy.deepcopy(actor)
         with self._changed:
             self._policy = policy
-            self._policies += 1
+            self._sent += 1
             self._changed.notify_all()
 
 

@@ -1,0 +1,280 @@
+"""The transport over gRPC: one TCP connection, with TLS off this machine, carries all streams of one peer.
+
+A worker only ever dials out, which is what works behind a home router; pings below half a minute keep the
+router's table entry alive and tell a dead peer from a silent one. Frames are opaque bytes: there is no protobuf
+and no code made from one. This module alone imports gRPC, when the first server or line is made.
+"""
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from tmrl.errors import CredentialError, LineLostError, RefusedError
+from tmrl.networking.credentials import ClientCredential, ServerCredentials, identity_of
+from tmrl.networking.messages import MAX_FRAME_BYTES
+from tmrl.networking.transport import SERVICES, Connection, Peer, Serve, Service
+
+PREFIX = "/tmrl.Line/"
+PING_INTERVAL_S = 20
+PING_TIMEOUT_S = 10
+STOP_GRACE_S = 1.0
+
+_COMMON: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.keepalive_time_ms", PING_INTERVAL_S * 1000),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_OF_DIALER = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+_OF_LISTENER = [
+    *_COMMON,
+    ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_S * 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_S * 500),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is that of this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def endpoint(host: str, port: int) -> str:
+    """An address as gRPC takes it."""
+    is_v6 = ":" in host and not host.startswith("[")
+    return f"[{host}]:{port}" if is_v6 else f"{host}:{port}"
+
+
+class GrpcDialer:
+    """Dials a server.
+
+    Args:
+        host: Of the server.
+        port: Of the server.
+        credential: What proves to the server who dials, and by what the server is known; None dials without
+            TLS, to this machine alone.
+
+    Raises:
+        ValueError: The host is another machine, and there is no credential.
+    """
+
+    def __init__(self, host: str, port: int, credential: ClientCredential | None = None) -> None:
+        if credential is None and not is_loopback(host):
+            raise ValueError(
+                f"a line to another machine needs a credential, got none for {host}; on the server run "
+                "`tmrl credentials worker DIR NAME`, bring the file here, and give it as credential="
+            )
+        self.address = endpoint(host, port)
+        self._credential = credential
+        self._channel: grpc.aio.Channel | None = None
+
+    async def dial(self, service: Service) -> Connection:
+        """Opens a connection; the server answers with its first frame, or with why it does not."""
+        if self._channel is None:
+            self._channel = self._open()
+        call = self._channel.stream_stream(f"{PREFIX}{service}")()
+        try:
+            await call.wait_for_connection()
+        except grpc.aio.AioRpcError as error:
+            await self.close()
+            raise _lost(error, self.address) from error
+        return _Call(call, Peer(self.address))
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._credential is None:
+            return grpc.aio.insecure_channel(self.address, _OF_DIALER)
+        own = self._credential
+        secrets = grpc.ssl_channel_credentials(own.ca_pem, own.key_pem, own.cert_pem)
+        return grpc.aio.secure_channel(self.address, secrets, _OF_DIALER)
+
+    async def close(self) -> None:
+        """Ends all connections; the next `dial` begins anew."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedError:
+    if error.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+        return RefusedError(f"{address} refuses: {error.details()}")
+    return LineLostError(f"{address} cannot be reached: {error.code().name}, {error.details()}")
+
+
+class _Call:
+    """A connection as the dialer sees it."""
+
+    def __init__(self, call: Any, peer: Peer) -> None:
+        self.peer = peer
+        self._call = call
+        self._lock = asyncio.Lock()
+
+    async def send(self, frame: bytes) -> None:
+        async with self._lock:
+            try:
+                await self._call.write(frame)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                raise await self._gone(error) from error
+
+    async def receive(self) -> bytes:
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error, self.peer.address) from error
+        if frame is grpc.aio.EOF:
+            raise await self._gone(None)
+        return frame
+
+    async def _gone(self, error: BaseException | None) -> LineLostError | RefusedError:
+        if isinstance(error, grpc.aio.AioRpcError):
+            return _lost(error, self.peer.address)
+        code, details = await self._call.code(), await self._call.details()
+        if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+            return RefusedError(f"{self.peer.address} refuses: {details}")
+        return LineLostError(f"{self.peer.address} hung up: {code.name}, {details}")
+
+    async def close(self) -> None:
+        self._call.cancel()
+
+
+@dataclass(slots=True)
+class _Secrets:
+    """The server's credentials, as gRPC takes them."""
+
+    credentials: ServerCredentials
+
+    def for_grpc(self) -> grpc.ServerCredentials:
+        own = self.credentials
+        return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
+
+
+class GrpcListener:
+    """Listens for peers.
+
+    Args:
+        host: Address to listen at.
+        port: Port; 0 takes a free one.
+        credentials: Of the server; None listens without TLS, on this machine alone.
+
+    Attributes:
+        port: The port taken, once started.
+
+    Raises:
+        ValueError: The address can be reached from elsewhere, and there are no credentials.
+    """
+
+    def __init__(self, host: str, port: int, credentials: ServerCredentials | None = None) -> None:
+        if credentials is None and not is_loopback(host):
+            raise ValueError(
+                f"a server that others can reach needs credentials, got none for {host}; run "
+                "`tmrl credentials init --host THIS-HOST DIR` and give DIR as credentials=, or listen at 127.0.0.1"
+            )
+        self.port = port
+        self._host = host
+        self._secrets = None if credentials is None else _Secrets(credentials)
+        self._server: grpc.aio.Server | None = None
+        self._serve: Serve | None = None
+
+    async def start(self, serve: Serve) -> None:
+        """Begins to take connections.
+
+        Raises:
+            OSError: The port is taken, or the address is not this machine's.
+        """
+        self._serve = serve
+        server = grpc.aio.server(options=_OF_LISTENER)
+        handlers = {service: grpc.stream_stream_rpc_method_handler(self._handler(service)) for service in SERVICES}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("tmrl.Line", handlers)])
+        wanted = endpoint(self._host, self.port)
+        try:
+            if self._secrets is None:
+                self.port = server.add_insecure_port(wanted)
+            else:
+                self.port = server.add_secure_port(wanted, self._secrets.for_grpc())
+        except RuntimeError as error:
+            await server.stop(None)
+            raise OSError(
+                f"the server must listen at an address of this machine with a port that is free, got {wanted}; "
+                "choose another --port, or see what holds it"
+            ) from error
+        await server.start()
+        self._server = server
+
+    def _handler(self, service: Service) -> Any:
+        async def handle(_: Any, context: Any) -> None:
+            connection = _Context(context, await self._peer(context))
+            # The dialer waits for it.
+            await context.send_initial_metadata(())
+            if self._serve is not None:
+                await connection.run(self._serve(service, connection))
+
+        return handle
+
+    async def _peer(self, context: Any) -> Peer:
+        address = str(context.peer()).partition(":")[2]
+        if self._secrets is None:
+            return Peer(address)
+        (cert_pem,) = context.auth_context()["x509_pem_cert"]
+        try:
+            identity = identity_of(cert_pem)
+            if self._secrets.credentials.is_revoked(cert_pem):
+                raise CredentialError(f"the certificate of {identity.name!r} was revoked")
+        except CredentialError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            raise
+        return Peer(address, identity.name, identity.role)
+
+    async def stop(self) -> None:
+        """Ends all connections and gives the port back."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(STOP_GRACE_S)
+
+
+class _Context:
+    """A connection as the listener sees it."""
+
+    def __init__(self, context: Any, peer: Peer) -> None:
+        self.peer = peer
+        self._context = context
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, work: Any) -> None:
+        """Serves until the end, or until this end closes."""
+        self._task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            self._task.cancel()
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def send(self, frame: bytes) -> None:
+        async with self._lock:
+            try:
+                await self._context.write(frame)
+            except Exception as error:
+                raise LineLostError(f"{self.peer.address} is gone: {error}") from error
+
+    async def receive(self) -> bytes:
+        try:
+            frame = await self._context.read()
+        except Exception as error:
+            raise LineLostError(f"{self.peer.address} is gone: {error}") from error
+        if frame is grpc.aio.EOF:
+            raise LineLostError(f"{self.peer.address} hung up")
+        return frame
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

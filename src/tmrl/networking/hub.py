@@ -1,0 +1,469 @@
+"""Hub: what a server does with its connections, whatever carries them.
+
+    samples   worker  --> parcels --> spool          one a worker; a newer one takes over
+    policies  worker  <-- the newest policy          each as soon as there is a newer one; older ones are left out
+    feed      trainer <-- spool                      one; a newer one takes over
+    publish   trainer --> policies
+    status    anyone  <-- a report
+
+Nothing that a peer sends is executed, and nothing of it is decoded here but headers. Who breaks the protocol is
+told so once and hung up on; nobody else notices. Everything runs in one event loop, so nothing needs a lock;
+only the disk is synced in another thread.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError, StorageError
+from tmrl.networking.delivery import Position, Sender
+from tmrl.networking.messages import (
+    VERSION,
+    Ack,
+    Ask,
+    Hello,
+    Message,
+    Nack,
+    Policy,
+    Put,
+    Refuse,
+    Report,
+    Skip,
+    Subscribe,
+    Welcome,
+    Wish,
+    from_frame,
+    to_frame,
+)
+from tmrl.networking.policy_store import PolicyStore
+from tmrl.networking.spool import Spool
+from tmrl.networking.tasks import either
+from tmrl.networking.transport import Connection, Peer, Service
+from tmrl.waiting import Wait
+
+logger = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 10.0
+"""A peer that has said nothing for so long is hung up on."""
+SYNC_INTERVAL_S = 0.05
+"""From one sync of the disk to the next, so that many parcels share one."""
+BYTES_AT_ONCE = 1 << 20
+"""Of parcels in one Put to the trainer."""
+MAX_WORKERS = 4096
+RATE_WINDOW_S = 10.0
+
+M = TypeVar("M", bound=Message)
+
+
+class WorkerLink:
+    """What the hub knows of one worker.
+
+    Attributes:
+        position: How far it has come.
+        connection: Its open line, or None.
+        policy_version: The newest policy it was sent, or said it has.
+        backlog: Parcels that waited behind the newest Put.
+        seen_at: When it was heard last, in seconds since 1970.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.position: Position | None = None
+        self.connection: Connection | None = None
+        self.policy_version = 0
+        self.backlog = 0
+        self.seen_at = time.time()
+        self.changed = asyncio.Event()
+        self._history: deque[tuple[float, int]] = deque()
+
+    def note(self, samples: int) -> None:
+        """Notes that it was heard, and how many samples it has sent in all."""
+        now = time.monotonic()
+        self.seen_at = time.time()
+        self._history.append((now, samples))
+        while len(self._history) > 2 and now - self._history[1][0] > RATE_WINDOW_S:
+            self._history.popleft()
+
+    @property
+    def samples_per_s(self) -> float:
+        """Over about the last ten seconds."""
+        if not self._history:
+            return 0.0
+        (began_at, before), (_, after) = self._history[0], self._history[-1]
+        elapsed_s = time.monotonic() - began_at
+        return (after - before) / elapsed_s if elapsed_s > 0 else 0.0
+
+
+class Hub:
+    """Serves the connections of a server.
+
+    Args:
+        spool: Holds the parcels; the hub's from now on.
+        policies: Holds the newest policy.
+        window: Most Puts that a worker may have in flight.
+        max_workers: Most workers to know.
+
+    Attributes:
+        spool: As given.
+    """
+
+    def __init__(
+        self, spool: Spool, policies: PolicyStore, window: int = 8, max_workers: int = MAX_WORKERS
+    ) -> None:
+        self.spool = spool
+        self._policies = policies
+        self._window = window
+        self._max_workers = max_workers
+        self._workers: dict[str, WorkerLink] = {}
+        self._wishes: Any = policies.wishes
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._has_policy = asyncio.Condition()
+        self._trainer: Connection | None = None
+        self._trainer_seen_at: float | None = None
+        self._syncer: asyncio.Task[None] | None = None
+        self._unsynced = asyncio.Event()
+        self._complaints: set[tuple[str, str]] = set()
+        self._services: dict[Service, Callable[[Connection], Awaitable[None]]] = {
+            "samples": self._serve_samples,
+            "policies": self._serve_policies,
+            "feed": self._serve_feed,
+            "publish": self._serve_publish,
+            "status": self._serve_status,
+        }
+        for name in spool.ledger.newest():
+            self._worker(name)
+
+    async def serve(self, service: Service, connection: Connection) -> None:
+        """Serves one connection until it ends."""
+        if self._syncer is None:
+            self._syncer = asyncio.ensure_future(self._sync_for_ever())
+        try:
+            await self._services[service](connection)
+        except LineLostError:
+            pass
+        except RefusedError as error:
+            await self._hang_up(connection, str(error), is_final=True)
+        except (ProtocolError, ParcelError) as error:
+            await self._hang_up(connection, str(error), is_final=False)
+        except StorageError as error:
+            await self._hang_up(connection, f"the server cannot keep what it gets: {error}", is_final=False)
+        except TimeoutError:
+            await self._hang_up(connection, f"nothing was said for {HELLO_TIMEOUT_S:g} s", is_final=False)
+
+    async def _hang_up(self, connection: Connection, reason: str, is_final: bool) -> None:
+        who = connection.peer.name or connection.peer.address.rsplit(":", 1)[0]
+        if (who, reason) not in self._complaints and len(self._complaints) < MAX_WORKERS:
+            self._complaints.add((who, reason))
+            logger.warning("%s is refused: %s; this is said once", who, reason)
+        try:
+            await connection.send(to_frame(Refuse(reason[:1000], is_final)))
+        except LineLostError:
+            pass
+
+    # Workers.
+
+    def _worker(self, name: str) -> WorkerLink:
+        if name not in self._workers:
+            if len(self._workers) >= self._max_workers:
+                raise RefusedError(f"the server knows {self._max_workers} workers, which is the most it may")
+            self._workers[name] = WorkerLink(name)
+        return self._workers[name]
+
+    async def _serve_samples(self, connection: Connection) -> None:
+        hello = await _first(connection, Hello)
+        if hello.version != VERSION:
+            raise RefusedError(f"the server speaks version {VERSION} of the protocol, got {hello.version}")
+        _check_peer(connection.peer, "worker", hello.name)
+        worker = self._worker(hello.name)
+        await self._take_over(worker.connection, f"another connection of {hello.name!r} took over")
+        worker.connection, worker.changed = connection, asyncio.Event()
+        worker.position = position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
+        worker.note(position.samples)
+        welcome = Welcome(position.expected, self._window, self._wishes)
+        await connection.send(to_frame(welcome))
+        nacks: deque[Nack] = deque()
+        try:
+            await either(
+                self._hear_worker(connection, worker, position, nacks),
+                self._tell(connection, worker, position, nacks),
+            )
+        finally:
+            if worker.connection is connection:
+                worker.connection = None
+
+    async def _hear_worker(
+        self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
+    ) -> None:
+        while True:
+            message = from_frame(await connection.receive())
+            if isinstance(message, Put):
+                await self._await_room(message)
+                nack = self.spool.take(worker.name, position, message)
+                worker.backlog = message.backlog
+            elif isinstance(message, Skip):
+                nack = self.spool.skip(worker.name, position, message)
+            else:
+                raise ProtocolError(f"a worker must send Put or Skip, got {type(message).__name__}")
+            if nack is not None:
+                nacks.append(nack)
+            worker.note(position.samples)
+            worker.changed.set()
+            self._unsynced.set()
+
+    async def _await_room(self, put: Put) -> None:
+        """Lets a worker wait while the spool is full; its own outbox then does what it is told to."""
+        wait = Wait(f"room in the spool, {self.spool.max_bytes:,} bytes")
+        while not self.spool.has_room(put):
+            self._room.clear()
+            try:
+                await asyncio.wait_for(self._room.wait(), wait.next_s())
+            except TimeoutError:
+                wait.check(self._whom)
+
+    def _whom(self) -> str:
+        if self._trainer is not None:
+            return "the trainer, which is connected and does not take more"
+        if self._trainer_seen_at is None:
+            return "a trainer, none of which has come yet"
+        return f"the trainer, which was seen last {time.time() - self._trainer_seen_at:.0f} s ago"
+
+    async def _tell(
+        self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
+    ) -> None:
+        """Tells a worker how far it has come, whenever that has changed, and what is wished of it."""
+        told, wishes, changed = position.stands, self._wishes, worker.changed
+        changed.set()
+        while True:
+            await changed.wait()
+            changed.clear()
+            if wishes != self._wishes:
+                wishes = self._wishes
+                await connection.send(to_frame(Wish(wishes)))
+            if nacks:
+                nacks.clear()
+                await connection.send(to_frame(Nack(position.expected)))
+            if told != position.stands:
+                told = position.stands
+                await connection.send(to_frame(told))
+
+    async def _sync_for_ever(self) -> None:
+        """Syncs the spool whenever something came, and then tells the workers what is durable."""
+        while True:
+            await self._unsynced.wait()
+            self._unsynced.clear()
+            safe = await asyncio.to_thread(self.spool.sync)
+            if self.spool.mark_synced(safe):
+                self._tell_all()
+            self._arrived.set()
+            await asyncio.sleep(SYNC_INTERVAL_S)
+
+    def _tell_all(self) -> None:
+        for worker in self._workers.values():
+            worker.changed.set()
+
+    async def _take_over(self, older: Connection | None, reason: str) -> None:
+        if older is not None:
+            await self._hang_up(older, reason, is_final=False)
+            await older.close()
+
+    async def _serve_policies(self, connection: Connection) -> None:
+        request = await _first(connection, Subscribe)
+        _check_peer(connection.peer, "worker", request.name)
+        worker = self._worker(request.name)
+        worker.policy_version = request.version
+        await either(self._send_policies(connection, worker), _until_lost(connection))
+
+    async def _send_policies(self, connection: Connection, worker: WorkerLink) -> None:
+        while True:
+            async with self._has_policy:
+                await self._has_policy.wait_for(lambda: self._is_news(worker))
+            worker.policy_version = self._policies.version
+            await connection.send(self._policies.frame)
+
+    def _is_news(self, worker: WorkerLink) -> bool:
+        # Another number, not a larger one: a new spool counts anew.
+        return self._policies.version not in {0, worker.policy_version}
+
+    # The trainer.
+
+    async def _serve_feed(self, connection: Connection) -> None:
+        _check_peer(connection.peer, "trainer", None)
+        await self._take_over(self._trainer, "another trainer took over")
+        self._trainer, self._arrived = connection, asyncio.Event()
+        sender = Sender(_Feed(self.spool, self._forget))
+        try:
+            await connection.send(to_frame(sender.hello()))
+            welcome = await _first(connection, Welcome)
+            sender.welcome(welcome)
+            await self._wish(welcome.wishes)
+            await either(self._hear_trainer(connection, sender), self._feed(connection, sender))
+        finally:
+            if self._trainer is connection:
+                self._trainer = None
+
+    async def _feed(self, connection: Connection, sender: Sender) -> None:
+        arrived = self._arrived
+        while True:
+            message = sender.next_message(BYTES_AT_ONCE, self.spool.synced)
+            if message is None:
+                await arrived.wait()
+                arrived.clear()
+            else:
+                await connection.send(to_frame(*message))
+
+    async def _hear_trainer(self, connection: Connection, sender: Sender) -> None:
+        while True:
+            message = from_frame(await connection.receive())
+            self._trainer_seen_at = time.time()
+            if isinstance(message, Wish):
+                await self._wish(message.wishes)
+            elif isinstance(message, Ack | Nack):
+                sender.hear(message)
+            else:
+                raise ProtocolError(f"a trainer must send Ack, Nack or Wish, got {type(message).__name__}")
+            self._arrived.set()
+
+    def _forget(self, before: int) -> None:
+        if self.spool.forget(before):
+            self._tell_all()
+        self._room.set()
+
+    async def _wish(self, wishes: Any) -> None:
+        self._trainer_seen_at = time.time()
+        if wishes != self._wishes:
+            self._wishes = wishes
+            self._policies.keep_wishes(wishes)
+            self._tell_all()
+
+    async def _serve_publish(self, connection: Connection) -> None:
+        _check_peer(connection.peer, "trainer", None)
+        while True:
+            message = from_frame(await connection.receive())
+            if not isinstance(message, Policy):
+                raise ProtocolError(f"a trainer must publish a Policy, got {type(message).__name__}")
+            version = self._policies.keep(message)
+            async with self._has_policy:
+                self._has_policy.notify_all()
+            await connection.send(to_frame(Ack(version, version)))
+
+    # Reports.
+
+    async def _serve_status(self, connection: Connection) -> None:
+        await _first(connection, Ask)
+        await connection.send(to_frame(Report(self.report())))
+
+    def report(self) -> dict[str, Any]:
+        """How everything stands, as what `json.dumps` takes."""
+        now, totals = time.time(), self.spool.ledger.totals()
+        seen_s = None if self._trainer_seen_at is None else now - self._trainer_seen_at
+        return {
+            "trainer": {"is_connected": self._trainer is not None, "seen_s": seen_s},
+            "policy_version": self._policies.version,
+            "spool": {
+                "parcels": self.spool.next - self.spool.first,
+                "bytes": self.spool.n_bytes,
+                "max_bytes": self.spool.max_bytes,
+                "is_durable": self.spool.is_durable,
+            },
+            "workers": [
+                {
+                    "name": worker.name,
+                    "is_connected": worker.connection is not None,
+                    "address": None if worker.connection is None else worker.connection.peer.address,
+                    "seen_s": now - worker.seen_at,
+                    "samples_per_s": worker.samples_per_s,
+                    "backlog": worker.backlog,
+                    "policy_version": worker.policy_version,
+                    **_counts(totals.get(worker.name)),
+                }
+                for worker in self._workers.values()
+            ],
+        }
+
+    async def close(self) -> None:
+        """Puts what came on the disk, and closes the spool."""
+        if self._syncer is not None:
+            self._syncer.cancel()
+            await asyncio.gather(self._syncer, return_exceptions=True)
+        self.spool.close()
+
+
+def _counts(position: Position | None) -> dict[str, int]:
+    names = ("parcels", "samples", "duplicates", "skipped", "lost")
+    return {name: 0 if position is None else getattr(position, name) for name in names}
+
+
+class _Feed:
+    """The spool as what a `Sender` sends to the trainer."""
+
+    name = "spool"
+
+    def __init__(self, spool: Spool, forget: Callable[[int], None]) -> None:
+        self._spool = spool
+        self._forget = forget
+
+    @property
+    def epoch(self) -> int:
+        return self._spool.identity
+
+    @property
+    def settled(self) -> int:
+        return self._spool.first
+
+    @property
+    def next(self) -> int:
+        return self._spool.next
+
+    def read(self, start: int, max_bytes: int) -> list[bytes]:
+        return self._spool.read(start, max_bytes)
+
+    def dropped_from(self, start: int) -> tuple[int, ...]:  # noqa: ARG002 - a spool drops nothing
+        return ()
+
+    def settle(self, durable: int) -> None:
+        self._forget(durable)
+
+    def note_drops(self, samples: int) -> None:
+        pass
+
+    def begin_epoch(self) -> None:
+        raise ProtocolError("the trainer expects records that this spool never had; give it its own server")
+
+
+def _check_peer(peer: Peer, role: str, name: str | None) -> None:
+    """Checks what a certificate vouches for; without certificates the transport has let only loopback in.
+
+    Raises:
+        RefusedError: The peer is somebody else.
+    """
+    if peer.role is not None and peer.role != role:
+        raise RefusedError(f"this needs the certificate of a {role}, got that of the {peer.role} {peer.name!r}")
+    if name is not None and peer.name is not None and peer.name != name:
+        raise RefusedError(f"the certificate is that of {peer.name!r}, and not of {name!r}")
+    if name is not None and not 0 < len(name) <= 64:
+        raise RefusedError(f"a worker's name must have 1 to 64 characters, got {len(name)}")
+
+
+async def _first(connection: Connection, kind: type[M]) -> M:
+    """The first message of a connection.
+
+    Raises:
+        ProtocolError: It is another one.
+        TimeoutError: None comes.
+    """
+    message = from_frame(await asyncio.wait_for(connection.receive(), HELLO_TIMEOUT_S))
+    if isinstance(message, Refuse):
+        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
+    if not isinstance(message, kind):
+        raise ProtocolError(f"the first message must be a {kind.__name__}, got {type(message).__name__}")
+    return message
+
+
+async def _until_lost(connection: Connection) -> None:
+    """Listens to a peer that has nothing more to say."""
+    while True:
+        await connection.receive()

@@ -1,0 +1,82 @@
+"""PolicyStore: the newest policy that a server has, and what its trainer wishes; on disk if the spool is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_intdigest
+
+from tmrl.datasets.files import sync
+from tmrl.errors import ProtocolError
+from tmrl.networking.messages import Policy, from_frame, to_frame
+
+POLICY = "policy.frame"
+WISHES = "wishes.json"
+
+
+class PolicyStore:
+    """Keeps one policy, the newest.
+
+    Args:
+        folder: Where it outlives the process; None keeps it in RAM.
+
+    Attributes:
+        version: How many policies there were; 0 before the first.
+        frame: The newest as a frame.
+        wishes: In what form the trainer wants parcels; None before it has said.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self.version = 0
+        self.frame = b""
+        self.wishes: Any = None
+        if folder is not None:
+            self._read(folder)
+
+    def _read(self, folder: Path) -> None:
+        if (folder / WISHES).exists():
+            self.wishes = json.loads((folder / WISHES).read_bytes())
+        if (folder / POLICY).exists():
+            frame = (folder / POLICY).read_bytes()
+            policy = from_frame(frame)
+            if isinstance(policy, Policy) and is_whole(policy):
+                self.version, self.frame = policy.version, frame
+
+    def keep(self, policy: Policy) -> int:
+        """Keeps a policy instead of the one before, and returns its number.
+
+        Raises:
+            ProtocolError: Its digest is not that of its body.
+        """
+        if not is_whole(policy):
+            raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
+        version = self.version + 1
+        self.frame = to_frame(Policy(version, policy.digest), [policy.body])
+        self._write(POLICY, self.frame)
+        self.version = version
+        return version
+
+    def keep_wishes(self, wishes: Any) -> None:
+        """Keeps what the trainer wishes."""
+        self.wishes = wishes
+        self._write(WISHES, json.dumps(wishes).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        if self._folder is None:
+            return
+        draft = self._folder / f"{name}.tmp"
+        with draft.open("wb") as stream:
+            stream.write(content)
+            sync(stream)
+        draft.replace(self._folder / name)
+
+
+def is_whole(policy: Policy) -> bool:
+    """Whether the digest of a policy is that of its body."""
+    return xxh3_64_intdigest(policy.body) == policy.digest
+
+
+def policy_message(body: bytes) -> Policy:
+    """A policy to publish."""
+    return Policy(0, xxh3_64_intdigest(body), body)

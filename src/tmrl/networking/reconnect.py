@@ -1,0 +1,67 @@
+"""Reconnecting: one loop for every line, with exponential back-off and jitter, that never gives up in silence."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError
+from tmrl.networking.messages import Message, Refuse, from_frame
+from tmrl.networking.transport import Connection, Dialer, Service
+from tmrl.waiting import Wait
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 15.0
+
+
+async def keep_connected(
+    dialer: Dialer,
+    service: Service,
+    use: Callable[[Connection], Awaitable[None]],
+    on_refused: Callable[[RefusedError], None],
+) -> None:
+    """Dials, uses the connection until it is lost, and dials again, until cancelled or refused for good.
+
+    Args:
+        dialer: Dials the server.
+        service: What for.
+        use: Uses one connection. It may raise `LineLostError` whenever it likes to have another.
+        on_refused: Called when the server refuses and would again; nothing is dialled any more.
+    """
+    wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
+    reason = "not dialled yet"
+    while True:
+        try:
+            connection = await dialer.dial(service)
+            try:
+                await use(connection)
+            finally:
+                wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
+                await connection.close()
+        except RefusedError as error:
+            on_refused(error)
+            return
+        except (LineLostError, ProtocolError, ParcelError) as error:
+            reason = str(error)
+        # Apart from each other: a server that comes back is not run over by all of its workers at once.
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        wait.check(lambda why=reason: f"{dialer.address} ({why})")
+
+
+async def hear(connection: Connection) -> Message:
+    """The next message of a connection.
+
+    Raises:
+        RefusedError: The other end refuses for good.
+        LineLostError: It hung up, or the connection is gone.
+        ProtocolError: It is no message.
+    """
+    message = from_frame(await connection.receive())
+    if isinstance(message, Refuse):
+        if message.is_final:
+            raise RefusedError(f"{connection.peer.address} refuses: {message.reason}")
+        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
+    return message

@@ -1,0 +1,225 @@
+"""Spool: the parcels that a server holds for its trainer, in the order in which they came.
+
+One `RecordLog` for all workers. Each record says whose parcel it is and which, so that the ledger of what has
+come can be read from the records again; what is forgotten leaves its part of it in the log's note. On a disk, a
+parcel is durable once it is synced. In RAM nothing here is: then it is durable once the trainer says so, and
+until then the worker keeps its own copy.
+
+    record   kind, epoch, number, samples, bytes of the name | name | parcel, or first number of a Skip's and counts
+"""
+
+import secrets
+import struct
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from tmrl.networking.delivery import Ledger, Position, news_in
+from tmrl.networking.messages import Nack, Put, Skip
+from tmrl.networking.parcel import summary
+from tmrl.networking.record_log import RecordLog
+
+_HEAD = struct.Struct("<BQQQH")
+_PARCEL, _SKIP = 0, 1
+MAX_HEAD_BYTES = 512
+"""More than a record adds to its parcel."""
+RELEASE_INTERVAL_S = 1.0
+"""From one release of room to the next, while there is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: a parcel, or numbers that were skipped."""
+
+    name: str
+    """Of the worker."""
+    epoch: int
+    """Of its outbox."""
+    number: int
+    """Of the parcel, or of the first one skipped."""
+    samples: int
+    """In the parcel, or in all that were skipped."""
+    parcel: memoryview | None
+    """None where numbers were skipped."""
+    stop: int
+    """Number that comes next in this epoch."""
+
+
+def to_record(name: str, epoch: int, number: int, samples: int, parcel: Any) -> list[Any]:
+    """A parcel of a worker as the parts of a record."""
+    label = name.encode()
+    return [_HEAD.pack(_PARCEL, epoch, number, samples, len(label)), label, parcel]
+
+
+def skip_record(name: str, epoch: int, skip: Skip) -> list[bytes]:
+    """Skipped numbers as the parts of a record."""
+    label = name.encode()
+    head = _HEAD.pack(_SKIP, epoch, skip.first, sum(skip.samples), len(label))
+    return [head, label, skip.stop.to_bytes(8, "little")]
+
+
+def from_record(record: bytes | memoryview) -> Record:
+    """Reads a record; its parcel is a view."""
+    view = memoryview(record)
+    kind, epoch, number, samples, n_label = _HEAD.unpack_from(view)
+    start = _HEAD.size + n_label
+    name = bytes(view[_HEAD.size : start]).decode()
+    if kind == _SKIP:
+        return Record(name, epoch, number, samples, None, int.from_bytes(view[start:], "little"))
+    return Record(name, epoch, number, samples, view[start:], number + 1)
+
+
+class Spool:
+    """Parcels of all workers, kept until the trainer says that they are durable with it.
+
+    Thread-safe for `sync` alone: it may run beside everything else.
+
+    Args:
+        log: Where they are kept; the spool's from now on.
+        is_durable: Whether the log outlives the process.
+
+    Attributes:
+        ledger: How far each worker has come.
+        is_durable: As given.
+        synced: Number of the first record that may not be on the disk.
+        identity: Random name of this spool; another one has another.
+    """
+
+    def __init__(self, log: RecordLog, is_durable: bool) -> None:
+        self._log = log
+        self.is_durable = is_durable
+        noted = log.noted
+        self.identity: int = noted.get("identity") or secrets.randbits(62) + 1
+        self.ledger = Ledger.from_json(noted.get("ledger", {}))
+        self._unsafe: deque[tuple[int, Position, int]] = deque()
+        self._forgettable = log.first
+        self._released_at = 0.0
+        self._replay(max(log.first, int(noted.get("next", 0))))
+        self._release()
+        if is_durable:
+            self._unsafe.clear()
+            self.ledger.mark_durable()
+        self.synced = log.next
+
+    def _replay(self, number: int) -> None:
+        """Reads into the ledger what came after it was noted."""
+        while number < self._log.next:
+            for data in self._log.read(number, 1 << 24):
+                record = from_record(data)
+                self._enter(number, self.ledger.position(record.name, record.epoch, record.number), record)
+                number += 1
+
+    def _enter(self, number: int, position: Position, record: Record) -> None:
+        enter(position, record)
+        self._unsafe.append((number, position, record.stop))
+
+    @property
+    def first(self) -> int:
+        """Number of the oldest record that the trainer may still need."""
+        return max(self._log.first, self._forgettable)
+
+    @property
+    def next(self) -> int:
+        """Number of the record that comes next."""
+        return self._log.next
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held."""
+        return self._log.n_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes to hold."""
+        return self._log.max_bytes
+
+    def has_room(self, put: Put) -> bool:
+        """Whether the parcels of a Put may be taken now."""
+        size = len(put.body) + len(put.sizes) * MAX_HEAD_BYTES
+        if not self._log.has_room(size):
+            self._release()
+        return self._log.has_room(size) or self.first == self._log.next
+
+    def take(self, name: str, position: Position, put: Put) -> Nack | None:
+        """Keeps the parcels of a Put that are new; returns what to say if it leaves out a number.
+
+        Raises:
+            ParcelError: One is none; those before it are kept.
+            StorageError: The disk is full.
+        """
+        news = news_in(position, put)
+        if news is None:
+            return Nack(position.expected)
+        for number, parcel in news:
+            n_samples, _, _ = summary(parcel)
+            parts = to_record(name, position.epoch, number, n_samples, parcel)
+            record = Record(name, position.epoch, number, n_samples, parcel, number + 1)
+            self._enter(self._log.append(parts), position, record)
+        return None
+
+    def skip(self, name: str, position: Position, skip: Skip) -> Nack | None:
+        """Notes numbers that will not come; returns what to say if others are left out."""
+        if skip.first > position.expected:
+            return Nack(position.expected)
+        counts = skip.samples[position.expected - skip.first :]
+        if counts:
+            rest = Skip(position.expected, counts)
+            record = Record(name, position.epoch, rest.first, sum(counts), None, rest.stop)
+            self._enter(self._log.append(skip_record(name, position.epoch, rest)), position, record)
+        return None
+
+    def read(self, start: int, max_bytes: int) -> list[bytes]:
+        """Records from number `start` on, at least one if there is one."""
+        return self._log.read(start, max_bytes) if start < self._log.next else []
+
+    def sync(self) -> int:
+        """Puts everything on the disk, if there is one; returns the number of the first that may not be there."""
+        return self._log.sync() if self.is_durable else self._log.next
+
+    def mark_synced(self, before: int) -> bool:
+        """Notes how far the disk is, which may be told to the trainer; returns whether a worker has to know."""
+        self.synced = before
+        return self.is_durable and self._mark_durable(before)
+
+    def _mark_durable(self, before: int) -> bool:
+        """Marks records before that number as durable; returns whether that says something new to a worker."""
+        is_news = False
+        while self._unsafe and self._unsafe[0][0] < before:
+            _, position, stop = self._unsafe.popleft()
+            position.durable = max(position.durable, stop)
+            is_news = True
+        return is_news
+
+    def forget(self, before: int) -> bool:
+        """Lets go of records before that number, which are durable with the trainer; as `mark_synced`."""
+        if before <= self._forgettable:
+            return False
+        self._forgettable = min(before, self._log.next)
+        if time.monotonic() - self._released_at > RELEASE_INTERVAL_S:
+            self._release()
+        return self._mark_durable(self._forgettable)
+
+    def _release(self) -> None:
+        """Gives room back, after the part of the ledger that goes with it is noted."""
+        # Records first: a note must never know of more than the log has after a power cut.
+        self.sync()
+        self._log.note({"identity": self.identity, "ledger": self.ledger.to_json(), "next": self._log.next})
+        self._log.forget(self._forgettable)
+        self._released_at = time.monotonic()
+
+    def close(self) -> None:
+        """Writes the ledger and closes the log."""
+        self._release()
+        self._log.close()
+
+
+def enter(position: Position, record: Record) -> None:
+    """Notes in a position that a record has come."""
+    position.lost += max(0, record.number - position.expected)
+    position.expected = max(position.expected, record.stop)
+    if record.parcel is None:
+        position.skipped += record.samples
+    else:
+        position.parcels += 1
+        position.samples += record.samples

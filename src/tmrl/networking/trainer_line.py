@@ -1,0 +1,297 @@
+"""TrainerLine: a trainer's end of the line, the `SampleSource` of a training whose workers are elsewhere.
+
+What the server's spool holds arrives in the background, in a queue that is bounded in bytes. `retrieve_buffer`
+hands it to the training loop. The server may forget a parcel once the training says that it is safe:
+
+- with checkpoints, `commit()` after each, of what `state()` said when it was made: memory and watermark are of
+  one moment, so that a trainer that was killed goes on where its checkpoint ends, with nothing lost and nothing
+  twice;
+- without, at the next `retrieve_buffer`, by when the loop has put it into the memory.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Self
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.chunk_buffer import ChunkBuffer
+from tmrl.errors import ParcelError, ProtocolError, RefusedError
+from tmrl.networking import background
+from tmrl.networking.delivery import Ledger
+from tmrl.networking.messages import VERSION, Ack, Hello, Nack, Put, Welcome, Wish, to_frame
+from tmrl.networking.parcel import decode
+from tmrl.networking.policy_bytes import save_policy
+from tmrl.networking.policy_store import policy_message
+from tmrl.networking.reconnect import hear, keep_connected
+from tmrl.networking.spool import enter, from_record
+from tmrl.networking.tasks import either
+from tmrl.networking.transport import Connection, Dialer
+from tmrl.networking.wishes import wishes_of
+from tmrl.waiting import Wait
+
+logger = logging.getLogger(__name__)
+
+
+class TrainerLine:
+    """Receives samples from the workers of a server, and sends policies to them.
+
+    Args:
+        dialer: Dials the server; closed with the line.
+        max_bytes: Most bytes of samples to hold until the loop retrieves them.
+        window: Most Puts that the server may have in flight.
+        wait_limit_s: How long `retrieve_buffer` may go on bringing nothing.
+
+    Attributes:
+        received_samples: Samples handed to the loop.
+        refused: Parcels that could not be read.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        max_bytes: int = 256 << 20,
+        window: int = 16,
+        wait_limit_s: float = float("inf"),
+    ) -> None:
+        self._dialer = dialer
+        self._max_bytes = max_bytes
+        self._window = window
+        self._wait_limit_s = wait_limit_s
+        self._lock = threading.Lock()
+        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._queued_bytes = 0
+        self._spool = 0
+        self._received = 0
+        self._durable = 0
+        self._ledger = Ledger()
+        self._handed: tuple[int, int] = (0, 0)
+        self._is_kept_elsewhere = False
+        self._wishes: Any = None
+        self._policy: bytes | None = None
+        self._refused: RefusedError | None = None
+        self._wait: Wait | None = None
+        self._is_closed = False
+        self.received_samples = 0
+        self.refused = 0
+        self._changed = background.run(_event())
+        self._has_policy = background.run(_event())
+        self._tasks: list[Future[None]] = []
+
+    def start(self) -> None:
+        """Begins to receive; the first `retrieve_buffer` or `broadcast_model` does it too."""
+        if not self._tasks:
+            self._tasks = [
+                background.start(keep_connected(self._dialer, "feed", self._receive_all, self._give_up)),
+                background.start(keep_connected(self._dialer, "publish", self._publish_all, self._give_up)),
+            ]
+
+    # The thread that trains.
+
+    def attach(self, memory: Any) -> None:
+        """Tells the workers, from now on, in what form this memory wants its samples."""
+        self._wishes = wishes_of(memory)
+        self._poke(self._changed)
+
+    def retrieve_buffer(self) -> Buffer:
+        """Everything that arrived since the last call.
+
+        Raises:
+            RefusedError: The server refuses this trainer.
+            StalledError: Nothing came for `wait_limit_s`.
+        """
+        self.start()
+        self._check()
+        if not self._is_kept_elsewhere:
+            self._commit(self._handed)
+        with self._lock:
+            records, self._queue = self._queue, deque()
+            self._queued_bytes = 0
+        self._poke(self._changed)
+        buffer = ChunkBuffer()
+        for spool, number, data in records:
+            self._take(buffer, data)
+            self._handed = (spool, number + 1)
+        self.received_samples += len(buffer)
+        self._watch(is_idle=not records)
+        return buffer
+
+    def _take(self, buffer: ChunkBuffer, data: bytes) -> None:
+        record = from_record(data)
+        position = self._ledger.position(record.name, record.epoch, record.number)
+        if record.stop <= position.expected:
+            position.duplicates += 1
+            return
+        enter(position, record)
+        if record.parcel is None:
+            return
+        try:
+            buffer += decode(record.parcel)
+        except ParcelError as error:
+            self.refused += 1
+            logger.warning("a parcel of %r cannot be read and is left out: %s", record.name, error)
+
+    def _watch(self, is_idle: bool) -> None:
+        if not is_idle:
+            self._wait = None
+        elif self._wait is None:
+            self._wait = Wait("samples", self._wait_limit_s)
+        else:
+            self._wait.check(lambda: f"the workers, through {self._dialer.address}")
+
+    def broadcast_model(self, actor: ActorModule) -> None:
+        """Sends the policy as it is now; one that has not left yet is replaced.
+
+        Raises:
+            PolicyError: It would have to be pickled.
+            RefusedError: The server refuses this trainer.
+        """
+        self.start()
+        self._check()
+        self._policy = save_policy(actor)
+        self._poke(self._has_policy)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; see the module. From now on only `commit` lets the server forget."""
+        self._is_kept_elsewhere = True
+        return {"handed": list(self._handed), "ledger": self._ledger.to_json()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where a checkpoint was made; before anything was retrieved.
+
+        Raises:
+            ValueError: Something was retrieved already.
+        """
+        if self._tasks:
+            raise ValueError("restore must come before the line is used, but something was retrieved already")
+        self._is_kept_elsewhere = True
+        spool, number = state["handed"]
+        self._handed = (int(spool), int(number))
+        self._spool, self._received = self._handed
+        self._durable = self._received
+        self._ledger = Ledger.from_json(state["ledger"])
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """Lets the server forget what was handed over when `state` was made."""
+        spool, number = state["handed"]
+        self._commit((int(spool), int(number)))
+
+    def _commit(self, handed: tuple[int, int]) -> None:
+        spool, number = handed
+        if spool == self._spool and number > self._durable:
+            self._durable = number
+            self._poke(self._changed)
+
+    def ask(self) -> Any:
+        """The server's report; see `Hub.report`."""
+        from tmrl.networking.status import ask
+
+        return background.run(ask(self._dialer), 10.0)
+
+    def _check(self) -> None:
+        if self._refused is not None:
+            raise RefusedError(str(self._refused)) from self._refused
+        if self._is_closed:
+            raise ValueError(f"the line to {self._dialer.address} is closed")
+
+    def _poke(self, event: asyncio.Event) -> None:
+        background.loop().call_soon_threadsafe(event.set)
+
+    def close(self) -> None:
+        """Hangs up; the server keeps what was not committed."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        background.run(_closed(self._tasks, self._dialer))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The background.
+
+    def _give_up(self, error: RefusedError) -> None:
+        self._refused = error
+
+    async def _receive_all(self, connection: Connection) -> None:
+        hello = await hear(connection)
+        if not isinstance(hello, Hello):
+            raise ProtocolError(f"a server must begin with a Hello, got {type(hello).__name__}")
+        if hello.version != VERSION:
+            raise RefusedError(f"the server speaks version {hello.version} of the protocol, this is {VERSION}")
+        self._begin(hello)
+        await connection.send(to_frame(Welcome(self._received, self._window, self._wishes)))
+        await either(self._hear_puts(connection), self._tell(connection))
+
+    def _begin(self, hello: Hello) -> None:
+        if hello.epoch != self._spool:
+            self._spool, self._received, self._durable = hello.epoch, hello.first, hello.first
+        elif hello.first > self._received:
+            logger.error(
+                "the server has forgotten records %d to %d, which a later checkpoint had than the one that "
+                "this trainer goes on from; what comes next is taken",
+                *(self._received, hello.first - 1),
+            )
+            self._received = self._durable = hello.first
+
+    async def _hear_puts(self, connection: Connection) -> None:
+        while True:
+            message = await hear(connection)
+            if not isinstance(message, Put):
+                raise ProtocolError(f"a server must send Put, got {type(message).__name__}")
+            if message.first > self._received:
+                await connection.send(to_frame(Nack(self._received)))
+                continue
+            while self._queued_bytes > self._max_bytes:
+                await asyncio.sleep(0.005)
+            with self._lock:
+                for number, record in enumerate(message.parcels(), message.first):
+                    if number >= self._received:
+                        self._queue.append((self._spool, number, bytes(record)))
+                        self._queued_bytes += len(record)
+                self._received = max(self._received, message.stop)
+            self._changed.set()
+
+    async def _tell(self, connection: Connection) -> None:
+        told, wishes = (self._received, self._durable), self._wishes
+        self._changed.set()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if wishes != self._wishes:
+                wishes = self._wishes
+                await connection.send(to_frame(Wish(wishes)))
+            if told != (self._received, self._durable):
+                told = (self._received, self._durable)
+                await connection.send(to_frame(Ack(*told)))
+
+    async def _publish_all(self, connection: Connection) -> None:
+        while True:
+            await self._has_policy.wait()
+            self._has_policy.clear()
+            body = self._policy
+            if body is None:
+                continue
+            try:
+                await connection.send(to_frame(policy_message(body)))
+                await hear(connection)
+            except BaseException:
+                self._has_policy.set()  # it may not have arrived
+                raise
+
+
+async def _event() -> asyncio.Event:
+    return asyncio.Event()
+
+
+async def _closed(tasks: "list[Future[None]]", dialer: Dialer) -> None:
+    await dialer.close()
+    for task in tasks:
+        await asyncio.wait([asyncio.wrap_future(task)], timeout=1.0)

@@ -1,0 +1,253 @@
+"""WorkerLine: a worker's end of the line, the `Sink` of a `RolloutWorker` whose trainer is elsewhere.
+
+`send` encodes a Buffer and puts it into the outbox, and that is all that the thread of the worker ever waits
+for, unless the outbox is full and was told to block. The rest happens in the background: parcels go out
+together, about every second or quarter of a megabyte, at once when the worker waits for a policy; policies come
+in on a connection of their own, the newest only.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Self
+
+from xxhash import xxh3_64_intdigest
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.errors import LineLostError, ProtocolError, RefusedError
+from tmrl.networking import background
+from tmrl.networking.delivery import Outbox, Sender
+from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
+from tmrl.networking.parcel import Encoder, Wishes
+from tmrl.networking.policy_bytes import load_policy
+from tmrl.networking.reconnect import hear, keep_connected
+from tmrl.networking.tasks import either
+from tmrl.networking.transport import Connection, Dialer
+from tmrl.sink import Received
+from tmrl.waiting import Wait
+
+
+class WorkerLine:
+    """Sends the Buffers of one worker to its trainer, and receives policies.
+
+    Args:
+        dialer: Dials the server; closed with the line.
+        outbox: Keeps what is on its way; closed with the line.
+        compress: Fields, or single leaves, to compress losslessly, as in `("obs",)`.
+        batch_s: How long samples may wait for others to go with.
+        batch_bytes: How many bytes do not wait.
+        close_s: How long `close` waits for what is on its way.
+
+    Attributes:
+        outbox: As given.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        outbox: Outbox,
+        compress: Sequence[str] = (),
+        batch_s: float = 1.0,
+        batch_bytes: int = 256 << 10,
+        close_s: float = 10.0,
+    ) -> None:
+        self.outbox = outbox
+        self._dialer = dialer
+        self._encoder = Encoder(compress=tuple(compress))
+        self._batch_s = batch_s
+        self._batch_bytes = batch_bytes
+        self._close_s = close_s
+        self._refused: RefusedError | None = None
+        self._is_closed = False
+        self._waiting_bytes = 0
+        self._waiting_since: float | None = None
+        self._is_hurried = False
+        self._changed = threading.Condition()
+        self._policy: Policy | None = None
+        self._heard_version = self._taken_version = 0
+        self._heard_at: float | None = None
+        self._wake = background.run(_event())
+        self._tasks = [
+            background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
+            background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
+        ]
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end."""
+        seen = "never heard" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+        return f"the trainer through {self._dialer.address}, {seen}"
+
+    # The worker's thread.
+
+    def send(self, buffer: Buffer) -> None:
+        """Puts the samples and episodes of a Buffer into the outbox; they stay the caller's.
+
+        Raises:
+            RefusedError: The server refused this worker for good.
+            StalledError: The outbox had no room for as long as it was told to wait.
+            TypeError: A sample holds what cannot travel; the message names it.
+        """
+        self._check()
+        if not len(buffer) and not buffer.episodes:
+            return
+        parts = self._encoder.encode(buffer)
+        self.outbox.put(parts, len(buffer))
+        with self._changed:
+            self._waiting_bytes += sum(map(len, parts))
+            if self._waiting_since is None:
+                self._waiting_since = time.monotonic()
+        self._poke()
+
+    def receive(self, timeout_s: float, actor: ActorModule | None) -> Received:
+        """Fetches the newest policy; see `Sink.receive`. Before it waits, it sends what waits to be sent.
+
+        Raises:
+            RefusedError: The server refused this worker for good.
+            PolicyError: What came is no policy of the actor's class.
+        """
+        self._check()
+        if timeout_s > 0:
+            self._hurry()
+            wait = Wait("a policy", float("inf"))
+            deadline = time.monotonic() + timeout_s
+            with self._changed:
+                while self._policy is None and self._refused is None and time.monotonic() < deadline:
+                    self._changed.wait(min(wait.next_s(), max(0.0, deadline - time.monotonic())))
+                    wait.check(lambda: self.peer)
+            self._check()
+        with self._changed:
+            policy, self._policy = self._policy, None
+            if policy is None:
+                return Received(0, None, self._taken_version)
+            # A server that lost its spool counts anew.
+            count = max(1, policy.version - self._taken_version) if self._taken_version else 1
+            self._taken_version = policy.version
+        loaded = None if actor is None else load_policy(actor, policy.body)
+        return Received(count, loaded, policy.version)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until all that was sent is durable at the other end; returns whether it is."""
+        self._hurry()
+        wait, deadline = Wait("the last samples to be safe"), time.monotonic() + timeout_s
+        with self._changed:
+            while self.outbox.settled < self.outbox.next and self._refused is None:
+                if time.monotonic() >= deadline:
+                    return False
+                self._changed.wait(min(0.1, deadline - time.monotonic()))
+                wait.check(lambda: self.peer)
+        return self.outbox.settled == self.outbox.next
+
+    def _hurry(self) -> None:
+        self._is_hurried = True
+        self._poke()
+
+    def _poke(self) -> None:
+        background.loop().call_soon_threadsafe(self._wake.set)
+
+    def _check(self) -> None:
+        if self._refused is not None:
+            raise RefusedError(str(self._refused)) from self._refused
+        if self._is_closed:
+            raise ValueError(f"the line to {self._dialer.address} is closed")
+
+    def close(self) -> None:
+        """Waits a little for what is on its way, and hangs up; an outbox on disk keeps what is left."""
+        if self._is_closed:
+            return
+        self.flush(self._close_s)
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        background.run(_ended(self._tasks, self._dialer))
+        self.outbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The background.
+
+    def _give_up(self, error: RefusedError) -> None:
+        with self._changed:
+            self._refused = error
+            self._changed.notify_all()
+
+    async def _send_all(self, connection: Connection) -> None:
+        sender = Sender(self.outbox)
+        await connection.send(to_frame(sender.hello()))
+        welcome = await hear(connection)
+        if not isinstance(welcome, Welcome):
+            raise ProtocolError(f"a Hello must be answered with a Welcome, got {type(welcome).__name__}")
+        self._encoder.wishes = Wishes.from_json(welcome.wishes)
+        if not sender.welcome(welcome):
+            raise LineLostError("the outbox begins another epoch")
+        self._is_hurried = True
+        await either(self._send_parcels(connection, sender), self._hear_acks(connection, sender))
+
+    async def _send_parcels(self, connection: Connection, sender: Sender) -> None:
+        while True:
+            await self._until_due(sender)
+            with self._changed:
+                self._waiting_bytes, self._waiting_since, self._is_hurried = 0, None, False
+            before = await asyncio.to_thread(self.outbox.sync)
+            while (message := sender.next_message(self._batch_bytes, before)) is not None:
+                await connection.send(to_frame(*message))
+
+    async def _until_due(self, sender: Sender) -> None:
+        """Waits until there is something to send, and enough of it, or for long enough."""
+        while True:
+            self._wake.clear()
+            due_s = self._due_s() if sender.may_send else None
+            if due_s is not None and due_s <= 0:
+                return
+            try:
+                await asyncio.wait_for(self._wake.wait(), due_s)
+            except TimeoutError:
+                pass
+
+    def _due_s(self) -> float:
+        with self._changed:
+            if self._is_hurried or self._waiting_bytes >= self._batch_bytes or self._waiting_since is None:
+                return 0.0
+            return self._waiting_since + self._batch_s - time.monotonic()
+
+    async def _hear_acks(self, connection: Connection, sender: Sender) -> None:
+        while True:
+            message = await hear(connection)
+            self._heard_at = time.time()
+            if isinstance(message, Wish):
+                self._encoder.wishes = Wishes.from_json(message.wishes)
+            elif isinstance(message, Ack | Nack):
+                sender.hear(message)
+                with self._changed:
+                    self._changed.notify_all()
+            else:
+                raise ProtocolError(f"a server must send Ack, Nack or Wish, got {type(message).__name__}")
+            self._wake.set()
+
+    async def _hear_policies(self, connection: Connection) -> None:
+        await connection.send(to_frame(Subscribe(self.outbox.name, self._heard_version)))
+        while True:
+            policy = await hear(connection)
+            if not isinstance(policy, Policy) or xxh3_64_intdigest(policy.body) != policy.digest:
+                raise ProtocolError("a server must send whole policies, got something else")
+            self._heard_at = time.time()
+            with self._changed:
+                self._policy, self._heard_version = policy, policy.version
+                self._changed.notify_all()
+
+
+async def _event() -> asyncio.Event:
+    return asyncio.Event()
+
+
+async def _ended(tasks: Sequence["Future[None]"], dialer: Dialer) -> None:
+    await dialer.close()
+    for task in tasks:
+        await asyncio.wait([asyncio.wrap_future(task)], timeout=1.0)
