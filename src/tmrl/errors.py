@@ -11,6 +11,7 @@
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
     ├── StorageError          a folder that a memory cannot live in                      (OSError)
+    ├── ParcelError           bytes from a peer that are no parcel of samples            (ValueError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     ├── ProtocolError         a peer said what makes no sense                            (ValueError)
     ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
@@ -29,6 +30,7 @@ __all__ = [
     "HistoryError",
     "IntegrityError",
     "LineLostError",
+    "ParcelError",
     "PolicyError",
     "ProtocolError",
     "RefusedError",
@@ -97,6 +99,10 @@ class UnsafePickleError(DatasetError):
 
 class StorageError(TmrlError, OSError):
     """A folder that a memory cannot live in: it is full, cannot be written, or another process writes it."""
+
+
+class ParcelError(TmrlError, ValueError):
+    """Bytes that came from a peer are no parcel of samples, or a damaged or a hostile one."""
 
 
 class PolicyError(TmrlError, ValueError):

@@ -235,7 +235,8 @@ class Hub:
         self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
     ) -> None:
         """Tells a worker how far it has come, whenever that has changed, and what is wished of it."""
-        told, wishes, changed = position.stands, self._wishes, worker.changed
+        # The first time in any case: what was told before the last connection was lost may not have arrived.
+        told, wishes, changed = None, self._wishes, worker.changed
         changed.set()
         while True:
             await changed.wait()

@@ -225,7 +225,7 @@ def from_frame(frame: bytes | memoryview) -> Message:
     body = view[start:]
     if kind not in _BODIED:
         if body:
-            raise ProtocolError(f"a {kind.__name__} must have no body, got {len(body):,} bytes")
+            raise ProtocolError(f"the message {kind.__name__} must have no body, got {len(body):,} bytes")
         return kind(*values)
     if kind is Put and sum(values[1]) != len(body):
         raise ProtocolError(f"a Put must have the {sum(values[1]):,} bytes that it says, got {len(body):,}")
@@ -260,7 +260,7 @@ def _checked(kind: type[Any], values: list[Any]) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    return type(value) is int and 0 <= value < 1 << 64
 
 
 def _is_text(value: Any) -> bool:

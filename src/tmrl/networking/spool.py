@@ -5,7 +5,7 @@ come can be read from the records again; what is forgotten leaves its part of it
 parcel is durable once it is synced. In RAM nothing here is: then it is durable once the trainer says so, and
 until then the worker keeps its own copy.
 
-    record   kind, epoch, number, samples, bytes of the name | name | parcel, or first number of a Skip's and counts
+    record   kind, epoch, number, samples, bytes of the name | name | padding | parcel, or where a Skip stops
 """
 
 import secrets
@@ -22,6 +22,8 @@ from tmrl.networking.record_log import RecordLog
 
 _HEAD = struct.Struct("<BQQQH")
 _PARCEL, _SKIP = 0, 1
+ALIGN = 16
+"""A parcel begins at a multiple of it, so that rows in it are read where they are."""
 MAX_HEAD_BYTES = 512
 """More than a record adds to its parcel."""
 RELEASE_INTERVAL_S = 1.0
@@ -49,14 +51,16 @@ class Record:
 def to_record(name: str, epoch: int, number: int, samples: int, parcel: Any) -> list[Any]:
     """A parcel of a worker as the parts of a record."""
     label = name.encode()
-    return [_HEAD.pack(_PARCEL, epoch, number, samples, len(label)), label, parcel]
+    padding = bytes(-(_HEAD.size + len(label)) % ALIGN)
+    return [_HEAD.pack(_PARCEL, epoch, number, samples, len(label)), label, padding, parcel]
 
 
 def skip_record(name: str, epoch: int, skip: Skip) -> list[bytes]:
     """Skipped numbers as the parts of a record."""
     label = name.encode()
     head = _HEAD.pack(_SKIP, epoch, skip.first, sum(skip.samples), len(label))
-    return [head, label, skip.stop.to_bytes(8, "little")]
+    padding = bytes(-(_HEAD.size + len(label)) % ALIGN)
+    return [head, label, padding, skip.stop.to_bytes(8, "little")]
 
 
 def from_record(record: bytes | memoryview) -> Record:
@@ -65,6 +69,7 @@ def from_record(record: bytes | memoryview) -> Record:
     kind, epoch, number, samples, n_label = _HEAD.unpack_from(view)
     start = _HEAD.size + n_label
     name = bytes(view[_HEAD.size : start]).decode()
+    start += -start % ALIGN
     if kind == _SKIP:
         return Record(name, epoch, number, samples, None, int.from_bytes(view[start:], "little"))
     return Record(name, epoch, number, samples, view[start:], number + 1)

@@ -1,8 +1,12 @@
 """Coroutines side by side."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from typing import Any
+
+END_S = 2.0
+"""How long a cancelled task may take to end."""
 
 
 async def either(*works: Coroutine[Any, Any, None]) -> None:
@@ -16,3 +20,12 @@ async def either(*works: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def end(futures: "Iterable[Future[None]]") -> None:
+    """Cancels tasks that were started from another thread, and waits until they have ended."""
+    tasks = [asyncio.wrap_future(future) for future in futures]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=END_S)

@@ -12,6 +12,7 @@ hands it to the training loop. The server may forget a parcel once the training 
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import Any, Self
@@ -28,12 +29,15 @@ from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.spool import enter, from_record
-from tmrl.networking.tasks import either
+from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.networking.wishes import wishes_of
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
+
+LAST_WORD_S = 1.0
+"""How long `close` tries to tell the server what it may forget."""
 
 
 class TrainerLine:
@@ -69,6 +73,7 @@ class TrainerLine:
         self._durable = 0
         self._ledger = Ledger()
         self._handed: tuple[int, int] = (0, 0)
+        self._told: tuple[int, int] | None = None
         self._is_kept_elsewhere = False
         self._wishes: Any = None
         self._policy: bytes | None = None
@@ -201,13 +206,13 @@ class TrainerLine:
         background.loop().call_soon_threadsafe(event.set)
 
     def close(self) -> None:
-        """Hangs up; the server keeps what was not committed."""
+        """Hangs up; the server keeps what was not handed over, or not committed where there are checkpoints."""
         if self._is_closed:
             return
         self._is_closed = True
-        for task in self._tasks:
-            task.cancel()
-        background.run(_closed(self._tasks, self._dialer))
+        if not self._is_kept_elsewhere:
+            self._commit(self._handed)
+        background.run(self._hang_up())
 
     def __enter__(self) -> Self:
         return self
@@ -260,17 +265,28 @@ class TrainerLine:
             self._changed.set()
 
     async def _tell(self, connection: Connection) -> None:
-        told, wishes = (self._received, self._durable), self._wishes
+        self._told, wishes = (0, 0), self._wishes
         self._changed.set()
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if wishes != self._wishes:
-                wishes = self._wishes
-                await connection.send(to_frame(Wish(wishes)))
-            if told != (self._received, self._durable):
-                told = (self._received, self._durable)
-                await connection.send(to_frame(Ack(*told)))
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if wishes != self._wishes:
+                    wishes = self._wishes
+                    await connection.send(to_frame(Wish(wishes)))
+                stands = (self._received, self._durable)
+                if self._told != stands:  # the first time in any case
+                    await connection.send(to_frame(Ack(*stands)))
+                    self._told = stands
+        finally:
+            self._told = None
+
+    async def _hang_up(self) -> None:
+        deadline = time.monotonic() + LAST_WORD_S
+        while self._told is not None and self._told[1] < self._durable and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await end(self._tasks)
+        await self._dialer.close()
 
     async def _publish_all(self, connection: Connection) -> None:
         while True:
@@ -289,9 +305,3 @@ class TrainerLine:
 
 async def _event() -> asyncio.Event:
     return asyncio.Event()
-
-
-async def _closed(tasks: "list[Future[None]]", dialer: Dialer) -> None:
-    await dialer.close()
-    for task in tasks:
-        await asyncio.wait([asyncio.wrap_future(task)], timeout=1.0)

@@ -10,7 +10,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
@@ -24,7 +23,7 @@ from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish
 from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.policy_bytes import load_policy
 from tmrl.networking.reconnect import hear, keep_connected
-from tmrl.networking.tasks import either
+from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.sink import Received
 from tmrl.waiting import Wait
@@ -160,9 +159,7 @@ class WorkerLine:
             return
         self.flush(self._close_s)
         self._is_closed = True
-        for task in self._tasks:
-            task.cancel()
-        background.run(_ended(self._tasks, self._dialer))
+        background.run(self._hang_up())
         self.outbox.close()
 
     def __enter__(self) -> Self:
@@ -184,10 +181,9 @@ class WorkerLine:
         welcome = await hear(connection)
         if not isinstance(welcome, Welcome):
             raise ProtocolError(f"a Hello must be answered with a Welcome, got {type(welcome).__name__}")
-        self._encoder.wishes = Wishes.from_json(welcome.wishes)
+        self._encoder.wishes = _wishes(welcome.wishes)
         if not sender.welcome(welcome):
             raise LineLostError("the outbox begins another epoch")
-        self._is_hurried = True
         await either(self._send_parcels(connection, sender), self._hear_acks(connection, sender))
 
     async def _send_parcels(self, connection: Connection, sender: Sender) -> None:
@@ -222,7 +218,7 @@ class WorkerLine:
             message = await hear(connection)
             self._heard_at = time.time()
             if isinstance(message, Wish):
-                self._encoder.wishes = Wishes.from_json(message.wishes)
+                self._encoder.wishes = _wishes(message.wishes)
             elif isinstance(message, Ack | Nack):
                 sender.hear(message)
                 with self._changed:
@@ -230,6 +226,10 @@ class WorkerLine:
             else:
                 raise ProtocolError(f"a server must send Ack, Nack or Wish, got {type(message).__name__}")
             self._wake.set()
+
+    async def _hang_up(self) -> None:
+        await end(self._tasks)
+        await self._dialer.close()
 
     async def _hear_policies(self, connection: Connection) -> None:
         await connection.send(to_frame(Subscribe(self.outbox.name, self._heard_version)))
@@ -243,11 +243,9 @@ class WorkerLine:
                 self._changed.notify_all()
 
 
+def _wishes(document: Any) -> Wishes | None:
+    return None if document is None else Wishes.from_json(document)
+
+
 async def _event() -> asyncio.Event:
     return asyncio.Event()
-
-
-async def _ended(tasks: Sequence["Future[None]"], dialer: Dialer) -> None:
-    await dialer.close()
-    for task in tasks:
-        await asyncio.wait([asyncio.wrap_future(task)], timeout=1.0)

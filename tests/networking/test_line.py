@@ -1,0 +1,322 @@
+"""The line from workers to the trainer, over the transport within a process."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from networking.numbered import numbered, ram_outbox, steps_of, until
+from tmrl.actor import ActorModule, TorchActorModule
+from tmrl.buffer import Buffer
+from tmrl.errors import PolicyError, RefusedError, StalledError
+from tmrl.memory import ReplayMemory
+from tmrl.networking import background
+from tmrl.networking.server import Server
+from tmrl.networking.trainer_line import TrainerLine
+from tmrl.networking.transport import Peer
+from tmrl.networking.worker_line import WorkerLine
+
+
+class Policy(TorchActorModule):
+    def __init__(self, observation_space=None, action_space=None, device="cpu"):
+        super().__init__(observation_space, action_space, device)
+        self.layer = torch.nn.Linear(2, 2)
+
+    def act(self, obs, test=False):
+        return self.layer(obs).numpy()
+
+
+@pytest.fixture
+def server():
+    with Server(port=None) as server:
+        yield server
+
+
+@pytest.fixture
+def trainer(server):
+    with TrainerLine(server.loopback) as trainer:
+        yield trainer
+
+
+def worker_line(server, name, **options):
+    return WorkerLine(server.loopback, ram_outbox(name), batch_s=0.01, close_s=0.1, **options)
+
+
+def retrieve(trainer, n_samples, timeout_s=20.0):
+    """What comes until there are so many samples."""
+    buffer = Buffer()
+    deadline = time.monotonic() + timeout_s
+    while len(buffer) < n_samples:
+        assert time.monotonic() < deadline, f"{len(buffer)} of {n_samples} samples came in time"
+        buffer += trainer.retrieve_buffer()
+        time.sleep(0.002)
+    return buffer
+
+
+def test_samples_of_several_workers_arrive_in_their_order(server, trainer):
+    with worker_line(server, "a") as a, worker_line(server, "b") as b:
+        for first in range(0, 100, 10):
+            a.send(numbered("a", first, 10))
+            b.send(numbered("b", first, 10))
+        assert steps_of(retrieve(trainer, 200)) == {"a": list(range(100)), "b": list(range(100))}
+        trainer.retrieve_buffer()
+        assert a.flush(5)
+        assert b.flush(5)
+
+
+def test_a_memory_gets_rows_once_the_trainer_is_attached(server, trainer):
+    memory = ReplayMemory(memory_size=1000, batch_size=8, seed=0)
+    with worker_line(server, "a") as a:
+        a.send(numbered("a", 0, 14))
+        memory.append(retrieve(trainer, 14))
+        trainer.attach(memory)
+        until(lambda: a._encoder.wishes is not None)
+        a.send(numbered("a", 14, 14))
+        buffer = trainer.retrieve_buffer()
+        while not len(buffer):
+            buffer = trainer.retrieve_buffer()
+        assert buffer.row_parts()
+        memory.append(buffer)
+    assert len(memory) == 24
+    batch = memory.sample()
+    assert torch.equal(batch.prev_obs + 1, batch.new_obs)
+
+
+def test_episodes_and_their_statistics_arrive(server, trainer):
+    from tmrl.transition import EpisodeRecord
+
+    buffer = numbered("a", 0, 3)
+    buffer.record_episode(EpisodeRecord("a", 12.5, 3, is_test=False, policy_version=4))
+    with worker_line(server, "a") as a:
+        a.send(buffer)
+        arrived = retrieve(trainer, 3)
+    assert arrived.episodes == buffer.episodes
+    assert (arrived.stat_train_return, arrived.stat_train_steps) == (12.5, 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_connections_that_are_cut_lose_nothing_and_double_nothing(server, trainer, seed):
+    rng = random.Random(seed)
+    names = ["a", "b", "c"]
+    lines = [worker_line(server, name) for name in names]
+    buffer, n_sent = Buffer(), 0
+    for first in range(0, 300, 10):
+        for name, line in zip(names, lines, strict=True):
+            line.send(numbered(name, first, 10))
+            n_sent += 10
+        if rng.random() < 0.5:
+            server.loopback.cut_after = rng.randrange(12)
+        buffer += trainer.retrieve_buffer()
+        time.sleep(0.005)
+    server.loopback.cut_after = None
+    if len(buffer) < n_sent:
+        buffer += retrieve(trainer, n_sent - len(buffer))
+    trainer.retrieve_buffer()
+    for line in lines:
+        assert line.flush(10)
+        line.close()
+    assert steps_of(buffer) == {name: list(range(300)) for name in names}
+    assert [worker["lost"] for worker in server.report()["workers"]] == [0, 0, 0]
+
+
+def test_a_trainer_that_goes_on_from_its_checkpoint_gets_what_came_after_it(server):
+    """What was handed over after the checkpoint was made is handed over again, and nothing before it."""
+    with worker_line(server, "a") as a:
+        with TrainerLine(server.loopback) as first:
+            first.state()
+            a.send(numbered("a", 0, 10))
+            before = retrieve(first, 10)
+            state = first.state()
+            first.commit(state)
+            a.send(numbered("a", 10, 10))
+            retrieve(first, 10)  # and then it is killed
+        with TrainerLine(server.loopback) as second:
+            second.restore(state)
+            a.send(numbered("a", 20, 10))
+            after = retrieve(second, 20)
+    assert steps_of(before) == {"a": list(range(10))}
+    assert steps_of(after) == {"a": list(range(10, 30))}
+
+
+def test_without_a_trainer_the_server_keeps_what_comes(server):
+    with worker_line(server, "a") as a:
+        a.send(numbered("a", 0, 10))
+        until(lambda: server.report()["spool"]["parcels"] == 1)
+    with TrainerLine(server.loopback) as trainer:
+        assert steps_of(retrieve(trainer, 10)) == {"a": list(range(10))}
+
+
+def test_a_server_in_ram_that_is_replaced_loses_nothing():
+    """It never said that anything is durable, so the worker still has it."""
+    with Server(port=None) as first:
+        line = worker_line(first, "a")
+        line.send(numbered("a", 0, 10))
+        until(lambda: first.report()["spool"]["parcels"] == 1)
+    with Server(port=None) as second, TrainerLine(second.loopback) as trainer:
+        background.run(line._dialer.start(second._hub.serve))
+        assert steps_of(retrieve(trainer, 10)) == {"a": list(range(10))}
+        line.close()
+
+
+def test_a_newer_policy_reaches_every_worker_and_only_the_newest(server, trainer):
+    actor = Policy()
+    with worker_line(server, "a") as a, worker_line(server, "b") as b:
+        for scale in (1.0, 2.0, 3.0):
+            torch.nn.init.constant_(actor.layer.weight, scale)
+            trainer.broadcast_model(actor)
+            until(lambda: server.report()["policy_version"] >= 1)
+        for line in (a, b):
+            mine = Policy()
+            count = version = 0
+            while not torch.equal(mine.layer.weight, actor.layer.weight):
+                received = line.receive(5.0, mine)
+                count, version = count + received.count, received.version
+            assert count <= version <= 3
+        assert a.receive(0.0, Policy()).count == 0
+
+
+def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
+    actor = Policy()
+    trainer.broadcast_model(actor)
+    until(lambda: server.report()["policy_version"] == 1)
+    with worker_line(server, "late") as late:
+        mine = Policy()
+        assert late.receive(5.0, mine)[::2] == (1, 1)
+        assert torch.equal(mine.layer.weight, actor.layer.weight)
+
+
+def test_a_policy_that_is_dropped_changes_nothing(server, trainer):
+    trainer.broadcast_model(Policy())
+    with worker_line(server, "a") as a:
+        received = a.receive(5.0, None)
+        assert (received.count, received.actor) == (1, None)
+
+
+def test_no_line_carries_a_pickled_policy(trainer):
+    class Plain(ActorModule):
+        def act(self, obs, test=False):
+            return obs
+
+    with pytest.raises(PolicyError, match="Plain would be pickled, and no line carries pickles"):
+        trainer.broadcast_model(Plain(None, None))
+
+
+def test_waiting_for_a_policy_sends_what_waits(server, trainer):
+    """So a synchronous worker never waits for a policy that waits for its samples."""
+    with WorkerLine(server.loopback, ram_outbox("a"), batch_s=3600, close_s=0.1) as a:
+        time.sleep(0.1)  # the first connection sends whatever there is
+        a.send(numbered("a", 0, 10))
+        assert a.receive(0.2, Policy()).count == 0
+        retrieve(trainer, 10, timeout_s=5)
+
+
+def test_small_parcels_go_together(server, trainer):
+    with WorkerLine(server.loopback, ram_outbox("a"), batch_s=0.3, close_s=0.1) as a:
+        until(lambda: server.report()["workers"])
+        time.sleep(0.05)
+        sent_at = time.monotonic()
+        a.send(numbered("a", 0, 1))
+        a.send(numbered("a", 1, 1))
+        retrieve(trainer, 2)
+        assert time.monotonic() - sent_at > 0.2
+
+
+def test_another_protocol_version_is_refused(server, monkeypatch):
+    monkeypatch.setattr("tmrl.networking.hub.VERSION", 2)
+    line = worker_line(server, "a")
+    with pytest.raises(RefusedError, match="speaks version 2 of the protocol, got 1"):
+        until(lambda: line.send(numbered("a", 0, 1)))
+    line.close()
+
+
+@pytest.mark.parametrize(
+    ("peer", "reason"),
+    [
+        (Peer("there", "b", "worker"), "the certificate is that of 'b', and not of 'a'"),
+        (Peer("there", "boss", "trainer"), "needs the certificate of a worker, got that of the trainer 'boss'"),
+    ],
+)
+def test_a_worker_must_be_whom_its_certificate_names(server, peer, reason):
+    server.loopback._peer = peer
+    line = worker_line(server, "a")
+    with pytest.raises(RefusedError, match=reason):
+        until(lambda: line.send(numbered("a", 0, 1)))
+    line.close()
+    assert server.report()["workers"] == []
+
+
+def test_a_worker_is_no_trainer(server):
+    server.loopback._peer = Peer("there", "a", "worker")
+    with TrainerLine(server.loopback) as trainer, pytest.raises(
+        RefusedError, match="needs the certificate of a trainer, got that of the worker 'a'"
+    ):
+        until(lambda: len(trainer.retrieve_buffer()))
+
+
+def test_a_second_worker_of_the_same_name_takes_over(server, trainer, caplog):
+    first = worker_line(server, "a")
+    first.send(numbered("a", 0, 10))
+    retrieve(trainer, 10)
+    with worker_line(server, "a") as second:
+        second.send(numbered("a", 100, 10, epoch=2))
+        retrieve(trainer, 10)
+    first.close()
+    assert "took over" in caplog.text
+
+
+def test_a_peer_that_talks_nonsense_is_hung_up_on_and_nobody_else(server, trainer, caplog):
+    async def talk(frame):
+        connection = await server.loopback.dial("samples")
+        await connection.send(frame)
+        return await connection.receive()
+
+    with worker_line(server, "a") as a:
+        for frame in (b"nonsense", bytes(100)) * 3:
+            assert b"must be" in background.run(talk(frame), 5)
+        a.send(numbered("a", 0, 10))
+        retrieve(trainer, 10)
+    assert caplog.text.count("is refused: a header must be") == 2  # each once
+
+
+def test_a_parcel_that_is_none_is_refused_and_nobody_else_notices(server, trainer):
+    from tmrl.networking.messages import Hello, Put, to_frame
+
+    async def talk():
+        connection = await server.loopback.dial("samples")
+        await connection.send(to_frame(Hello("evil", 1, 0)))
+        await connection.receive()
+        await connection.send(to_frame(Put(0, (7,)), [b"garbage"]))
+        while b"a parcel" not in (frame := await connection.receive()):
+            pass
+        return frame
+
+    assert b"must" in background.run(talk(), 5)
+    with worker_line(server, "a") as a:
+        a.send(numbered("a", 0, 10))
+        retrieve(trainer, 10)
+
+
+def test_a_trainer_to_whom_nothing_comes_is_told_so(server):
+    with TrainerLine(server.loopback, wait_limit_s=0.1) as trainer, pytest.raises(
+        StalledError, match="waited for samples since .* the workers, through the server in this process"
+    ):
+        until(lambda: len(trainer.retrieve_buffer()))
+
+
+def test_a_closed_line_says_so(server):
+    line = worker_line(server, "a")
+    line.close()
+    with pytest.raises(ValueError, match="the line to the server in this process is closed"):
+        line.send(numbered("a", 0, 1))
+
+
+def test_what_cannot_travel_is_refused_at_once_and_names_the_entry(server, trainer):
+    buffer = Buffer()
+    buffer.append_sample((np.zeros(1), np.zeros(1), 0.0, False, False, {"cache": {"x": object()}}))
+    with worker_line(server, "a") as a:
+        with pytest.raises(ValueError, match=r"cache"):
+            a.send(buffer)
+        a.send(numbered("a", 0, 2))
+        assert len(retrieve(trainer, 2)) == 2
