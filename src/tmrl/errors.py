@@ -12,6 +12,7 @@
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
     ├── StorageError          a folder that a memory cannot live in                      (OSError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
+    ├── CredentialError       credentials of the line that are missing, damaged, expired (ValueError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
 A wrong argument of a function or a constructor is a plain `ValueError` or `TypeError`.
@@ -20,6 +21,7 @@ A wrong argument of a function or a constructor is a plain `ValueError` or `Type
 __all__ = [
     "BadSampleError",
     "ContractError",
+    "CredentialError",
     "DatasetError",
     "EmptyMemoryError",
     "EvictedRowError",
@@ -95,6 +97,13 @@ class StorageError(TmrlError, OSError):
 
 class PolicyError(TmrlError, ValueError):
     """A policy file that cannot be read, or that could only be read by running what it holds."""
+
+
+class CredentialError(TmrlError, ValueError):
+    """A credential of the secure line that cannot be used; the message says the file and the remedy.
+
+    It never holds a private key, and neither does its cause.
+    """
 
 
 class StalledError(TmrlError, TimeoutError):
