@@ -21,7 +21,7 @@ MODULES = [
     "tmrl",
     *(m.name for m in pkgutil.walk_packages([str(SOURCE)], "tmrl.") if "__main__" not in m.name),
 ]
-HEAVY = ("torch", "grpc", "ray", "matplotlib", "tensorboard", "rich", "tyro")
+HEAVY = ("torch", "grpc", "ray", "matplotlib", "tensorboard", "rich", "tyro", "cryptography")
 
 # Reports what the statement in argv[1] loaded, opened, wrote, connected and logged.
 WITNESS = """
@@ -88,6 +88,9 @@ def after(statement: str, watch: bool = False) -> dict[str, object]:
         "import tmrl.datasets",
         "import tmrl.datasets.damage",
         "import tmrl.inspection.contents",
+        "import tmrl.networking",
+        "import tmrl.networking.authority",
+        "import tmrl.networking.credentials",
         "import tmrl.memory.ring",
         "import tmrl.memory.streams",
         "import tmrl.memory.anchors",
@@ -102,6 +105,13 @@ def test_light_parts_load_nothing_heavy(statement: str) -> None:
     assert sorted({name.split(".")[0] for name in modules} & set(HEAVY)) == []
 
 
+@pytest.mark.parametrize("statement", ["import tmrl.cli", "from tmrl.networking import Trainer"])
+def test_cryptography_is_loaded_only_when_credentials_are_used(statement: str) -> None:
+    modules = after(statement)["modules"]
+    assert isinstance(modules, list)
+    assert "cryptography" not in modules
+
+
 def test_package_alone_loads_not_even_numpy() -> None:
     modules = after("import tmrl")["modules"]
     assert isinstance(modules, list)
@@ -113,6 +123,7 @@ def test_importing_every_module_touches_nothing() -> None:
     """No file, socket, logger or environment variable, and no global configuration."""
     # What others do when they are loaded is their business, so they are loaded before.
     others = "import torch, gymnasium, optree, numpy, rich.live, tyro, safetensors.torch, matplotlib.figure"
+    others += ", cryptography.x509"
     others += "\ntry:\n    import torch.utils.tensorboard\nexcept ImportError:\n    pass\n"
     ours = "\n".join(f"import {name}" for name in MODULES)
     found = after(

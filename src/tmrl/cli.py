@@ -1,8 +1,9 @@
-"""The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`; nobody imports it.
+"""The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`, `credentials`.
 
-It is thin: the work is done in `tmrl.runs` and `tmrl.inspection`. Exit codes: 0 done, 1 the target was not
-reached, or the data cannot be read, 2 a wrong call, 130 interrupted. A wrong call is told in a short message
-with the remedy. Heavy libraries are loaded by the command that needs them.
+Nobody imports it. It is thin: the work is done in `tmrl.runs`, `tmrl.inspection` and `tmrl.networking`.
+Exit codes: 0 done, 1 the target was not reached, or the data or the credentials cannot be used, 2 a wrong
+call, 130 interrupted. A wrong call is told in a short message with the remedy. Heavy libraries are loaded
+by the command that needs them.
 """
 
 import sys
@@ -192,6 +193,106 @@ def export(
     return 0
 
 
+def init_credentials(
+    folder: tyro.conf.Positional[Path],
+    host: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    port: int | None = None,
+    days: int = 730,
+    renew: bool = False,
+) -> int:
+    """Make an authority, a server's certificate and the trainer's file.
+
+    Args:
+        folder: A new folder, which only you can open.
+        host: DNS name or IP address of the server; may be repeated, and clients are given the first.
+        port: Port of the server; 55555 unless given.
+        days: How long the certificates of the server and the trainer are valid.
+        renew: Make these two anew, in a folder that has them; workers keep their files.
+    """
+    from tmrl.networking.authority import PORT, Authority
+
+    with _wrong_calls_told(), _damage_told():
+        if renew:
+            authority = Authority.open(folder).renew(host, port, days)
+        else:
+            authority = Authority.create(folder, host, PORT if port is None else port, days)
+    _say(
+        f"credentials of a server at {authority.hosts[0]}, port {authority.port}, are in {folder}; "
+        f"the trainer's file is {folder / 'trainer.json'}; keep {folder / 'ca.key'} where nobody else gets it"
+    )
+    return 0
+
+
+def add_worker(
+    folder: tyro.conf.Positional[Path],
+    name: tyro.conf.Positional[str],
+    days: int = 730,
+    renew: bool = False,
+) -> int:
+    """Make the file that one worker needs to reach the server.
+
+    Args:
+        folder: The folder that `tmrl credentials init` made.
+        name: Name of the worker, such as robot-1.
+        days: How long its certificate is valid.
+        renew: Make a new file for a worker that exists; its old one stays valid until it expires.
+    """
+    from tmrl.networking.authority import Authority
+
+    with _wrong_calls_told(), _damage_told():
+        file = Authority.open(folder).add_worker(name, days, renew)
+    _say(f"{file} is all that {name} needs; copy it there, and let nobody else read it")
+    return 0
+
+
+def revoke_credentials(folder: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> int:
+    """Shut a worker, or the trainer, out; a running server obeys within a second.
+
+    Args:
+        folder: The folder that `tmrl credentials init` made.
+        name: Name of the worker, or trainer.
+    """
+    from tmrl.networking.authority import Authority
+
+    with _wrong_calls_told(), _damage_told():
+        n_revoked = Authority.open(folder).revoke(name)
+    certificates = "certificate" if n_revoked == 1 else "certificates"
+    _say(
+        f"{n_revoked} {certificates} of {name} revoked; "
+        f"a server on another machine needs {folder / 'revoked.json'} anew"
+    )
+    return 0
+
+
+def list_credentials(folder: tyro.conf.Positional[Path]) -> int:
+    """List what was made: name, role, issued, expires, revoked, fingerprint.
+
+    Args:
+        folder: The folder that `tmrl credentials init` made.
+    """
+    from tmrl.networking.authority import Authority
+    from tmrl.networking.issued import table_of
+
+    with _wrong_calls_told(), _damage_told():
+        lines = table_of(Authority.open(folder).records())
+    for line in lines:
+        _say(line)
+    return 0
+
+
+def credentials(
+    command: Annotated[
+        Annotated[int, tyro.conf.subcommand("init", constructor=init_credentials)]
+        | Annotated[int, tyro.conf.subcommand("worker", constructor=add_worker)]
+        | Annotated[int, tyro.conf.subcommand("revoke", constructor=revoke_credentials)]
+        | Annotated[int, tyro.conf.subcommand("list", constructor=list_credentials)],
+        tyro.conf.arg(name=""),
+    ],
+) -> int:
+    """Make, revoke and list what workers and the trainer prove themselves with."""
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits with its code.
 
@@ -224,6 +325,7 @@ def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
             "export": export,
             "inspect": inspect,
             "verify": verify,
+            "credentials": credentials,
         },
         prog="tmrl",
         description="Replay memory for reinforcement learning. `tmrl --version` prints the version.",
@@ -281,12 +383,12 @@ def _progress(n_rows: int) -> Generator[Callable[[int], object]]:
 
 @contextmanager
 def _damage_told() -> Generator[None]:
-    """Turns data that turn out to be damaged into a message and exit code 1."""
-    from tmrl.errors import DatasetError
+    """Turns data or credentials that turn out to be damaged into a message and exit code 1."""
+    from tmrl.errors import CredentialError, DatasetError
 
     try:
         yield
-    except DatasetError as error:
+    except (CredentialError, DatasetError) as error:
         _tell(str(error))
         sys.exit(FAILED)
 
@@ -299,6 +401,10 @@ def _wrong_calls_told() -> Generator[None]:
     except (ValueError, FileExistsError, FileNotFoundError) as error:
         _tell(str(error))
         sys.exit(WRONG_CALL)
+
+
+def _say(message: str) -> None:
+    Console().print(message, soft_wrap=True, highlight=False, markup=False)
 
 
 def _tell(message: str) -> None:

@@ -16,6 +16,7 @@
     ├── ProtocolError         a peer said what makes no sense                            (ValueError)
     ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
     ├── RefusedError          a peer hung up for good, and said why                      (ConnectionError)
+    ├── CredentialError       credentials of the line that are missing, damaged, expired (ValueError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
 A wrong argument of a function or a constructor is a plain `ValueError` or `TypeError`.
@@ -24,6 +25,7 @@ A wrong argument of a function or a constructor is a plain `ValueError` or `Type
 __all__ = [
     "BadSampleError",
     "ContractError",
+    "CredentialError",
     "DatasetError",
     "EmptyMemoryError",
     "EvictedRowError",
@@ -119,6 +121,11 @@ class LineLostError(TmrlError, ConnectionError):
 
 class RefusedError(TmrlError, ConnectionError):
     """The other end of a line refused it, and would again; the message gives its reason."""
+class CredentialError(TmrlError, ValueError):
+    """A credential of the secure line that cannot be used; the message says the file and the remedy.
+
+    It never holds a private key, and neither does its cause.
+    """
 
 
 class StalledError(TmrlError, TimeoutError):
