@@ -127,7 +127,7 @@ class ChunkBuffer(Buffer):
         self.is_merged = False
 
     @property
-    def memory(self) -> list[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def memory(self) -> list[Any]:
         """The samples, a plain list; the first call unpacks all rows, about 5 us a sample."""
         if self._samples is None:
             unpacked = (part if isinstance(part, list) else part.samples() for part in self._parts)
@@ -136,7 +136,7 @@ class ChunkBuffer(Buffer):
         return self._samples
 
     @memory.setter
-    def memory(self, samples: list[Any]) -> None:
+    def memory(self, samples: list[Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._samples, self._parts = samples, []
 
     @property

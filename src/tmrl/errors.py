@@ -121,6 +121,8 @@ class LineLostError(TmrlError, ConnectionError):
 
 class RefusedError(TmrlError, ConnectionError):
     """The other end of a line refused it, and would again; the message gives its reason."""
+
+
 class CredentialError(TmrlError, ValueError):
     """A credential of the secure line that cannot be used; the message says the file and the remedy.
 

@@ -202,7 +202,8 @@ class Hub:
             message = from_frame(await connection.receive())
             if isinstance(message, Put):
                 await self._await_room(message)
-                nack = self.spool.take(worker.name, position, message)
+                is_strict = connection.peer.name is not None
+                nack = self.spool.take(worker.name, position, message, is_strict)
                 worker.backlog = message.backlog
             elif isinstance(message, Skip):
                 nack = self.spool.skip(worker.name, position, message)

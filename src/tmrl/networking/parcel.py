@@ -19,6 +19,7 @@ from tmrl.chunk_buffer import ChunkBuffer, RowPart
 from tmrl.errors import BadSampleError, ParcelError, TmrlError
 from tmrl.first_samples import infer_schema
 from tmrl.networking.compression import compressed, decompressed
+from tmrl.networking.documents import packed, unpacked
 from tmrl.networking.reading import Body, Limits, expect, number, refusals
 from tmrl.networking.row_codec import Layout, decode_rows, encode_rows
 from tmrl.networking.sample_codec import decode_samples, encode_samples
@@ -111,11 +112,9 @@ class Encoder:
             BadSampleError: A sample holds something that cannot travel, or there are too many of them; the
                 message names worker, key and type. Nothing of the Buffer is lost.
         """
-        import msgpack
-
         samples = buffer.memory
         kind, says, body = self._encoded(samples) if samples else ("samples", [0, None], [])
-        header = msgpack.packb([len(samples), *_about(buffer), kind, says])
+        header = packed([len(samples), *_about(buffer), kind, says])
         padding = -(_PREFIX.size + len(header)) % _ALIGN
         return [_PREFIX.pack(MAGIC, len(header)), header + bytes(padding), *body]
 
@@ -129,8 +128,8 @@ class Encoder:
         document, blobs = encode_samples(samples, LIMITS.max_depth)
         if len(document) > LIMITS.max_document_bytes:
             raise BadSampleError(
-                f"{len(samples)} samples need {len(document):,} bytes beside their arrays, and one parcel has "
-                f"{LIMITS.max_document_bytes:,}; send the Buffer more often; nothing was sent"
+                f"{len(samples)} samples need {len(document):,} bytes beside their arrays, and one parcel "
+                f"has {LIMITS.max_document_bytes:,}; send the Buffer more often; nothing was sent"
             )
         if not self._compress:
             return "samples", [len(document), None], [document, *blobs]
@@ -229,8 +228,6 @@ class _Header:
 
 
 def _opened(parcel: bytes | memoryview, limits: Limits) -> tuple[_Header, Body]:
-    import msgpack
-
     view = memoryview(parcel).cast("B")
     if len(view) > limits.max_bytes:
         raise ParcelError(f"a parcel must be at most {limits.max_bytes:,} bytes, got {len(view):,}")
@@ -242,13 +239,9 @@ def _opened(parcel: bytes | memoryview, limits: Limits) -> tuple[_Header, Body]:
         )
     if n_header > limits.max_header_bytes:
         raise ParcelError(f"a header must be at most {limits.max_header_bytes:,} bytes, got {n_header:,}")
-    header = msgpack.unpackb(body.take(n_header, "the header"), ext_hook=_no_extension)
+    header = unpacked(body.take(n_header, "the header"))
     body.take(-(_PREFIX.size + n_header) % _ALIGN, "the padding")
     return _header(header, limits), body
-
-
-def _no_extension(code: int, _: bytes) -> Any:
-    raise ParcelError(f"a header holds no msgpack extensions, got one of code {code}")
 
 
 def _header(document: Any, limits: Limits) -> _Header:

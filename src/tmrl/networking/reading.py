@@ -4,7 +4,7 @@ A peer may be broken or hostile. Lengths are compared with the bytes that are re
 `Limits`, before memory is taken; what is wrong is told by a `ParcelError`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ class Limits:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals() -> Generator[None]:
     """Turns whatever malformed bytes cause into a `ParcelError`."""
     try:
         yield

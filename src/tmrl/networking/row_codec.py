@@ -80,7 +80,7 @@ def encode_rows(samples: Sequence[Any], layout: Layout, level: int) -> tuple[lis
     names = [leaf.name for leaf in layout.compressed]
     sizes = [[name, len(blob)] for name, blob in zip(names, blobs, strict=True)]
     says = [layout.document, [_says(run) for run in runs], sizes, len(places), len(actless)]
-    rest = _select(rows, layout.rest).view(np.uint8)
+    rest: Any = _select(rows, layout.rest).view(np.uint8)
     return says, [memoryview(rest), *blobs, places.tobytes(), actless.tobytes()]
 
 
@@ -163,12 +163,10 @@ def decode_rows(says: list[Any], body: Body, n_samples: int, limits: Limits) -> 
 def _rows(schema: Schema, sizes: list[Any], body: Body, n: int) -> Rows:
     columns = _columns(schema, sizes)
     rest_dtype = _rest(schema, [leaf for leaf, _ in columns])
-    rest = np.frombuffer(body.take(n * rest_dtype.itemsize, "rows"), np.uint8)
-    if rest_dtype.itemsize:
-        rest = rest.view(rest_dtype)
-    if not columns:
-        rows: Rows = rest
-    else:
+    data = body.take(n * rest_dtype.itemsize, "rows")
+    rest: Rows = np.frombuffer(data, rest_dtype) if len(data) else np.zeros(n, rest_dtype)
+    rows = rest
+    if columns:
         rows = np.zeros(n, schema.row_dtype)
         for name in rest_dtype.names or ():
             rows[name] = rest[name]

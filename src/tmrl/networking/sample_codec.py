@@ -5,7 +5,7 @@ the order in which the document mentions them, without a copy of their own. A di
 that msgpack lacks is a list that begins with a number saying what it is:
 
     [LIST, *items]  [TUPLE, *items]  [ORDERED_DICT, map]  [NAMED_TUPLE, name, fields, *items]
-    [ARRAY, dtype, shape]  [SCALAR, dtype, bytes]  [TENSOR, dtype, shape]  [BIG_INT, bytes]
+    [ARRAY, dtype, shape]  [SCALAR, dtype, bytes or text]  [TENSOR, dtype, shape]  [BIG_INT, bytes]
 
 A namedtuple is made anew from its name and its fields, as `tmrl.schema_json` does. An array comes back in C
 order and may be written to; a tensor comes back on the CPU, without its gradient.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tmrl.errors import BadSampleError, ParcelError
 from tmrl.nest import as_array
+from tmrl.networking.documents import packed, unpacked
 from tmrl.networking.reading import Body, Limits, expect, number
 from tmrl.packing import worker_of
 from tmrl.schema_json import namedtuple_class
@@ -51,8 +52,8 @@ _KINDS = "biufcSU"
 _PLAIN = frozenset((type(None), bool, float, str, bytes))
 _KEYS = frozenset((type(None), bool, int, float, str, bytes))
 _REMEDY = (
-    "a worker sends arrays, tensors, numbers, text, bytes, None, and dicts, lists and tuples of them: convert "
-    "it, or leave it out, in a sample_compressor or a wrapper of the environment"
+    "a worker sends arrays, tensors, numbers, text, bytes, None, and dicts, lists and tuples of them: "
+    "convert it, or leave it out, in a sample_compressor or a wrapper of the environment"
 )
 
 
@@ -65,8 +66,6 @@ def encode_samples(samples: Sequence[Any], max_depth: int) -> tuple[bytes, list[
     Raises:
         BadSampleError: A sample holds something that cannot travel; the message names worker, key and type.
     """
-    import msgpack
-
     streams: dict[tuple[str, int, str], int] = {}
     blobs: list[Any] = []
     lines: list[Any] = []
@@ -76,7 +75,7 @@ def encode_samples(samples: Sequence[Any], max_depth: int) -> tuple[bytes, list[
         except _Refused as refused:
             _refuse(samples, index, refused)
         lines.append(_line(getattr(sample, "stamp", None), values, streams))
-    return msgpack.packb([[list(stream) for stream in streams], lines]), blobs
+    return packed([[list(stream) for stream in streams], lines]), blobs
 
 
 def _line(stamp: Stamp | None, values: Any, streams: dict[tuple[str, int, str], int]) -> list[Any]:
@@ -110,20 +109,19 @@ def _refuse(samples: Sequence[Any], index: int, refused: _Refused) -> NoReturn:
 def _plain(value: Any, depth: int, blobs: list[Any]) -> Any:
     """A value as what msgpack holds; the bytes of arrays go to `blobs`."""
     kind = type(value)
-    if kind in _PLAIN:
-        return _encodable(value) if kind is str else value
-    if kind is int:
-        return _integer(value)
     if kind is np.ndarray:
         return _array(value, blobs)
-    if isinstance(value, np.generic):
-        if isinstance(value, np.str_):
-            _encodable(str(value))
-        return [Tag.SCALAR, _dtype_of(value), value.tobytes()]
-    if hasattr(value, "detach") and kind.__module__.split(".")[0] == "torch":
+    if kind in _PLAIN or kind is int or issubclass(kind, np.generic):
+        return _scalar(value)
+    if kind.__module__.split(".")[0] == "torch" and hasattr(kind, "detach"):
         return _tensor(value, blobs)
     if not depth:
-        raise _Refused("containers within containers, too deep")
+        raise _Refused("containers within containers, too deep or endless")
+    return _container(value, depth, blobs)
+
+
+def _container(value: Any, depth: int, blobs: list[Any]) -> Any:
+    kind = type(value)
     if kind is dict:
         return _mapping(value, depth, blobs)
     if kind is OrderedDict:
@@ -132,17 +130,27 @@ def _plain(value: Any, depth: int, blobs: list[Any]) -> Any:
         return [Tag.LIST, *_items(value, depth, blobs)]
     if kind is tuple:
         return [Tag.TUPLE, *_items(value, depth, blobs)]
-    if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return [Tag.NAMED_TUPLE, kind.__name__, list(cast("Any", kind)._fields), *_items(value, depth, blobs)]
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        fields = list(cast("Any", kind)._fields)
+        return [Tag.NAMED_TUPLE, kind.__name__, fields, *_items(value, depth, blobs)]
     raise _Refused(f"a {kind.__module__}.{kind.__qualname__}".replace("builtins.", ""))
 
 
-def _encodable(text: str) -> str:
+def _scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        _encodable(value)
+    if isinstance(value, np.str_ | np.bytes_):  # their bytes say nothing of zeros at the end
+        return [Tag.SCALAR, value.dtype.kind, value.item()]
+    if isinstance(value, np.generic):
+        return [Tag.SCALAR, _dtype_of(value), value.tobytes()]
+    return _integer(value) if type(value) is int else value
+
+
+def _encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
         raise _Refused("a str with lone surrogates") from None
-    return text
 
 
 def _integer(value: int) -> Any:
@@ -182,13 +190,17 @@ def _mapping(value: Any, depth: int, blobs: list[Any]) -> dict[Any, Any]:
     parts: dict[Any, Any] = {}
     for key, part in value.items():
         try:
-            if type(key) not in _KEYS or (type(key) is int and not isinstance(_integer(key), int)):
-                raise _Refused(f"a key of type {type(key).__name__}, which no key may have")
-            parts[_encodable(key) if type(key) is str else key] = _plain(part, depth - 1, blobs)
+            _check_key(key)
+            parts[key] = _plain(part, depth - 1, blobs)
         except _Refused as refused:
             refused.path.append(key)
             raise
     return parts
+
+
+def _check_key(key: Any) -> None:
+    if type(key) not in _KEYS or type(_scalar(key)) not in _KEYS:
+        raise _Refused(f"a key that is a {type(key).__name__} of another kind than numbers and text")
 
 
 def _items(value: Any, depth: int, blobs: list[Any]) -> list[Any]:
@@ -208,23 +220,17 @@ def decode_samples(document: memoryview, blobs: Body, n_samples: int, limits: Li
     Raises:
         ParcelError: It is no such document.
     """
-    import msgpack
-
     if len(document) > limits.max_document_bytes:
         raise ParcelError(
-            f"samples must be at most {limits.max_document_bytes:,} bytes, got {len(document):,}; send Buffers "
-            "more often"
+            f"samples must be at most {limits.max_document_bytes:,} bytes, got {len(document):,}; send "
+            "Buffers more often"
         )
-    streams, lines = msgpack.unpackb(document, strict_map_key=False, ext_hook=_no_extension)
+    streams, lines = unpacked(document)
     streams = [_stream(stream) for stream in expect(list, "streams", streams)]
     if len(expect(list, "samples", lines)) != n_samples:
         raise ParcelError(f"a parcel of {n_samples:,} samples must hold as many, got {len(lines):,}")
     reader = _Reader(blobs, limits.max_depth)
     return [_sample(reader, expect(list, "a sample", line), streams) for line in lines]
-
-
-def _no_extension(code: int, _: bytes) -> NoReturn:
-    raise ParcelError(f"a parcel holds no msgpack extensions, got one of code {code}")
 
 
 def _stream(stream: Any) -> tuple[str, int, str]:
@@ -277,7 +283,7 @@ class _Reader:
             case Tag.ARRAY:
                 return self._array(*rest)
             case Tag.SCALAR:
-                return _scalar(*rest)
+                return _read_scalar(*rest)
             case Tag.TENSOR:
                 return self._tensor(*rest)
             case Tag.BIG_INT:
@@ -317,7 +323,7 @@ class _Reader:
             if max(lengths, default=0) >= 1 << 31:
                 raise ParcelError(f"an empty array must have a sensible shape, got {tuple(lengths)}")
             return np.empty(lengths, dtype)
-        return _checked_text(np.frombuffer(blob, dtype).reshape(lengths).copy())
+        return _checked(np.frombuffer(blob, dtype).reshape(lengths).copy())
 
     def _tensor(self, dtype_name: Any, shape: Any) -> Any:
         is_bfloat16 = dtype_name == "bfloat16"
@@ -342,26 +348,26 @@ def _dtype(name: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _checked_text(array: NDArray[Any]) -> NDArray[Any]:
+def _checked(array: NDArray[Any]) -> NDArray[Any]:
     """The array, if it is no text or all of its characters exist; truth values must be 0 or 1."""
     if array.dtype.kind == "U":
-        codes = array.view(array.dtype.byteorder.replace("|", "=") + "u4")
-        if codes.size and codes.max() > 0x10FFFF:
+        codes = array.reshape(-1).view(array.dtype.byteorder.replace("|", "=") + "u4")
+        if codes.max(initial=0) > 0x10FFFF:
             raise ParcelError("an array of text must hold characters, got numbers beyond them")
-    if array.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+    if array.dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
         raise ParcelError("an array of truth values must hold zeros and ones")
     return array
 
 
-def _scalar(dtype_name: Any, data: Any) -> Any:
+def _read_scalar(dtype_name: Any, data: Any) -> Any:
+    if dtype_name == "S":
+        return np.bytes_(expect(bytes, "a scalar", data))
+    if dtype_name == "U":
+        return np.str_(expect(str, "a scalar", data))
     dtype = _dtype(dtype_name)
-    if len(expect(bytes, "a scalar", data)) != dtype.itemsize:
+    if len(expect(bytes, "a scalar", data)) != dtype.itemsize or dtype.kind in "SU":
         raise ParcelError(f"a scalar of dtype {dtype.str} must be {dtype.itemsize} bytes, got {len(data)}")
-    if dtype.kind == "S":  # an array would drop zeros at the end
-        return np.bytes_(data)
-    if dtype.kind == "U":
-        return np.str_(data.decode("utf-32-be" if dtype.str[0] == ">" else "utf-32-le"))
-    return _checked_text(np.frombuffer(data, dtype))[0]
+    return _checked(np.frombuffer(data, dtype))[0]
 
 
 def _big_int(data: Any) -> int:

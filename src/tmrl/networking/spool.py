@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from tmrl.errors import ParcelError
 from tmrl.networking.delivery import Ledger, Position, news_in
 from tmrl.networking.messages import Nack, Put, Skip
 from tmrl.networking.parcel import summary
@@ -146,18 +147,26 @@ class Spool:
             self._release()
         return self._log.has_room(size) or self.first == self._log.next
 
-    def take(self, name: str, position: Position, put: Put) -> Nack | None:
+    def take(self, name: str, position: Position, put: Put, is_strict: bool = False) -> Nack | None:
         """Keeps the parcels of a Put that are new; returns what to say if it leaves out a number.
 
+        Args:
+            name: Of the worker that sends.
+            position: How far it has come.
+            put: What it sends.
+            is_strict: Whether samples must be its own, those of `name` or of its lanes, `name/0` and so on.
+
         Raises:
-            ParcelError: One is none; those before it are kept.
+            ParcelError: One is none, or not its own; those before it are kept.
             StorageError: The disk is full.
         """
         news = news_in(position, put)
         if news is None:
             return Nack(position.expected)
         for number, parcel in news:
-            n_samples, _, _ = summary(parcel)
+            n_samples, _, workers = summary(parcel)
+            if is_strict:
+                _check_own(name, workers)
             parts = to_record(name, position.epoch, number, n_samples, parcel)
             record = Record(name, position.epoch, number, n_samples, parcel, number + 1)
             self._enter(self._log.append(parts), position, record)
@@ -217,6 +226,17 @@ class Spool:
         """Writes the ledger and closes the log."""
         self._release()
         self._log.close()
+
+
+def _check_own(name: str, workers: tuple[str, ...]) -> None:
+    """Checks whose samples a parcel says it holds.
+
+    Raises:
+        ParcelError: They are those of somebody else.
+    """
+    for worker in workers:
+        if worker != name and not worker.startswith(f"{name}/"):
+            raise ParcelError(f"worker {name!r} may send its own samples only, got those of {worker!r}")
 
 
 def enter(position: Position, record: Record) -> None:

@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.retired import warn_retired
 from tmrl.training.checkpoint import Checkpoint
 from tmrl.training.offline import TrainingOffline
-from tmrl.training.source import SampleSource
+from tmrl.training.source import Line, SampleSource, line_of
+
+if TYPE_CHECKING:
+    from tmrl.networking.credentials import ClientCredential
 
 Dump = Callable[[TrainingOffline, Any], Any]
 """Writes a training to a path."""
@@ -52,7 +55,9 @@ def iterate_epochs(
     """
     if epochs_between_checkpoints < 1:
         raise ValueError(f"epochs_between_checkpoints must be at least 1, got {epochs_between_checkpoints}")
-    checkpoint = _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn)
+    checkpoint = _checkpoint(
+        checkpoint_path, dump_run_instance_fn, load_run_instance_fn, line_of(interface)
+    )
     run = checkpoint.load(run_cls) if checkpoint else None
     if run is None:
         run = run_cls()
@@ -60,6 +65,9 @@ def iterate_epochs(
             checkpoint.dump(run)
     elif updater_fn is not None:
         run = updater_fn(run, run_cls)
+    line = line_of(interface)
+    if line is not None:
+        line.attach(run.memory)
     if isinstance(checkpoint, _Folder):
         interface = _CheckingSource(interface, checkpoint.folder, run)
     while run.epoch < run.epochs:
@@ -88,20 +96,29 @@ class _Folder:
     """A checkpoint of ours."""
 
     folder: Checkpoint
+    line: Line | None
+    """Where samples come from, if that has to know what is safe."""
 
     def load(self, run_cls: Callable[[], TrainingOffline]) -> TrainingOffline | None:
         if not self.folder.exists:
             return None
         run = run_cls()
-        self.folder.load(run)
+        notes = self.folder.load(run)
+        if self.line is not None and notes:
+            self.line.restore(notes["line"])
         return run
 
     def dump(self, run: TrainingOffline) -> None:
-        self.folder.save(run)
+        if self.line is None:
+            self.folder.save(run)
+            return
+        state = self.line.state()
+        self.folder.save(run, {"line": state})
+        self.line.commit(state)
 
 
 def _checkpoint(
-    path: str | Path | None, dump_fn: Dump | None, load_fn: Load | None
+    path: str | Path | None, dump_fn: Dump | None, load_fn: Load | None, line: Line | None = None
 ) -> _Functions | _Folder | None:
     if (dump_fn is None) != (load_fn is None):
         raise ValueError(
@@ -111,7 +128,7 @@ def _checkpoint(
     if path is None:
         return None
     if dump_fn is None or load_fn is None:
-        return _Folder(Checkpoint(path))
+        return _Folder(Checkpoint(path), line)
     return _Functions(path, dump_fn, load_fn)
 
 
@@ -122,7 +139,7 @@ class _CheckingSource:
     """
 
     def __init__(self, source: SampleSource, checkpoint: Checkpoint, run: TrainingOffline) -> None:
-        self._source = source
+        self.source = source
         self._checkpoint = checkpoint
         self._run = run
         self._is_checked = False
@@ -131,10 +148,10 @@ class _CheckingSource:
         if not self._is_checked and self._run.total_samples:
             self._checkpoint.check(self._run)
             self._is_checked = True
-        return self._source.retrieve_buffer()
+        return self.source.retrieve_buffer()
 
     def broadcast_model(self, actor: ActorModule) -> None:
-        self._source.broadcast_model(actor)
+        self.source.broadcast_model(actor)
 
 
 class Trainer:
@@ -142,22 +159,29 @@ class Trainer:
 
     Args:
         training_cls: Makes the training, usually a `partial` of `TorchTrainingOffline`.
-        server_ip, server_port, password, local_com_port, header_size, max_buf_len: Accepted and ignored, with
-            one warning: they configured the original's transport.
-        security, keys_dir, hostname: Likewise.
+        server_ip: Name or address of the server; by default this machine, or what the credential says.
+        server_port: Its port; likewise.
+        password, local_com_port, header_size, max_buf_len, security, keys_dir, hostname: Accepted and ignored,
+            with one warning: they configured the original's transport.
         model_path: File to which every policy is written before it is sent; None writes none.
         checkpoint_path: See `iterate_epochs`, as for the three after it.
         dump_run_instance_fn: Writes the training to the path instead.
         load_run_instance_fn: Reads it back.
         updater_fn: Changes a training that was loaded, before it goes on.
-        source: Where samples come from and policies go; closed with the trainer if it can be.
+        source: Where samples come from and policies go, instead of a server; closed with the trainer if it
+            can be.
+        credential: File `trainer.json` that `tmrl credentials init` made, or what was read of it; needed where
+            the server is another machine.
+
+    Raises:
+        ValueError: The server is another machine, and there is no credential.
     """
 
     def __init__(
         self,
         training_cls: Callable[[], TrainingOffline],
-        server_ip: Any = None,
-        server_port: Any = None,
+        server_ip: str | None = None,
+        server_port: int | None = None,
         password: Any = None,
         local_com_port: Any = None,
         header_size: Any = None,
@@ -172,12 +196,11 @@ class Trainer:
         updater_fn: Updater | None = None,
         *,
         source: SampleSource | None = None,
+        credential: "str | Path | ClientCredential | None" = None,
     ) -> None:
         warn_retired(
             "Trainer",
-            "source=",
-            server_ip=server_ip,
-            server_port=server_port,
+            "credential=",
             password=password,
             local_com_port=local_com_port,
             header_size=header_size,
@@ -186,12 +209,11 @@ class Trainer:
             keys_dir=keys_dir,
             hostname=hostname,
         )
-        if source is None:
-            raise ValueError(
-                "a Trainer needs a source of samples, got none; pass source=, for example "
-                "WorkerSource(RolloutWorker(..., standalone=True))"
-            )
         _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn)
+        if source is None:
+            from tmrl.networking.connecting import connect_trainer
+
+            source = connect_trainer(server_ip, server_port, credential)
         self._source = source
         self._epochs = partial(
             iterate_epochs,
@@ -250,12 +272,12 @@ class _SavingSource:
     """A source that writes every policy to a file before it is sent."""
 
     def __init__(self, source: SampleSource, model_path: str | Path) -> None:
-        self._source = source
+        self.source = source
         self._model_path = model_path
 
     def retrieve_buffer(self) -> Buffer:
-        return self._source.retrieve_buffer()
+        return self.source.retrieve_buffer()
 
     def broadcast_model(self, actor: ActorModule) -> None:
         actor.save(self._model_path)
-        self._source.broadcast_model(actor)
+        self.source.broadcast_model(actor)

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
@@ -20,6 +20,37 @@ class SampleSource(Protocol):
     def broadcast_model(self, actor: ActorModule) -> None:
         """Sends the policy as it is now to every worker; the actor stays the caller's."""
         ...
+
+
+class Line(SampleSource, Protocol):
+    """A source that keeps samples until they are safe with the trainer, wherever its workers are.
+
+    What was retrieved may be forgotten at the other end at the next `retrieve_buffer()`; but once `state` was
+    called, only when `commit` says so. Save a state and the memory together: they are of one moment.
+    """
+
+    def attach(self, memory: Any) -> None:
+        """Lets the workers know in what form the memory wants its samples."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Up to where samples were retrieved; for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on after what had been retrieved when the state was made; before the first retrieval."""
+        ...
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """Lets go of what had been retrieved when the state was made."""
+        ...
+
+
+def line_of(source: Any) -> Line | None:
+    """The line beneath a source, and beneath those that stand before it and keep it as `source`; or None."""
+    while source is not None and not hasattr(source, "commit"):
+        source = getattr(source, "source", None)
+    return source
 
 
 class InProcessLine:

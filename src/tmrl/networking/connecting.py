@@ -1,0 +1,101 @@
+"""Lines made from what a user knows: an address, or the file of a credential."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tmrl.networking.delivery import Outbox, WhenFull
+from tmrl.networking.record_log import RamLog
+from tmrl.networking.server import DEFAULT_PORT
+from tmrl.networking.trainer_line import TrainerLine
+from tmrl.networking.transport import Dialer
+from tmrl.networking.worker_line import WorkerLine
+
+if TYPE_CHECKING:
+    from tmrl.networking.credentials import ClientCredential
+
+OUTBOX_BYTES = 10**9
+RAM: Literal["ram"] = "ram"
+"""Stands for an outbox that ends with its process."""
+
+
+def dialer_of(
+    server_ip: str | None, server_port: int | None, credential: "str | Path | ClientCredential | None"
+) -> Dialer:
+    """What dials the server at an address, or at the one that a credential names.
+
+    Raises:
+        ValueError: The server is another machine, and there is no credential.
+        CredentialError: The file of the credential cannot be used.
+    """
+    from tmrl.networking.grpc_transport import GrpcDialer
+
+    if isinstance(credential, str | Path):
+        from tmrl.networking.credentials import ClientCredential, remark_expiry
+
+        credential = ClientCredential.read(Path(credential))
+        remark_expiry(credential.cert_pem)
+    if credential is None:
+        return GrpcDialer(server_ip or "127.0.0.1", server_port or DEFAULT_PORT)
+    return GrpcDialer(server_ip or credential.host, server_port or credential.port, credential)
+
+
+def outbox_of(
+    name: str,
+    where: str | Path = RAM,
+    max_bytes: int = OUTBOX_BYTES,
+    when_full: WhenFull = "block",
+    wait_limit_s: float = float("inf"),
+) -> Outbox:
+    """The outbox of a worker.
+
+    Args:
+        name: Of the worker.
+        where: A folder, in which `name` gets its own; or `ram`.
+        max_bytes: Most bytes that may wait in it.
+        when_full: `block` makes the worker wait, `drop` drops the oldest episodes.
+        wait_limit_s: Longest wait for room.
+
+    Raises:
+        StorageError: The folder cannot be written, or another worker of this name uses it.
+    """
+    if where == RAM:
+        return Outbox(name, RamLog(max_bytes), False, when_full, wait_limit_s)
+    from tmrl.networking.disk_log import DiskLog
+
+    return Outbox(name, DiskLog(Path(where) / name.replace("/", "_"), max_bytes), True, when_full, wait_limit_s)
+
+
+def connect_worker(
+    name: str,
+    server_ip: str | None = None,
+    server_port: int | None = None,
+    credential: "str | Path | ClientCredential | None" = None,
+    outbox: str | Path = RAM,
+    outbox_bytes: int = OUTBOX_BYTES,
+    when_full: WhenFull = "block",
+    compress: Sequence[str] = (),
+    wait_limit_s: float = float("inf"),
+) -> WorkerLine:
+    """A worker's line to a server; it connects in the background, now and whenever it has to again.
+
+    Args:
+        name: Of the worker; that of its certificate where there is a credential.
+        server_ip: The server's name or address; by default this machine, or what the credential says.
+        server_port: Its port.
+        credential: File that `tmrl credentials worker` made; needed off this machine.
+        outbox, outbox_bytes, when_full, wait_limit_s: See `outbox_of`.
+        compress: Fields to compress losslessly, see `WorkerLine`.
+    """
+    dialer = dialer_of(server_ip, server_port, credential)
+    return WorkerLine(dialer, outbox_of(name, outbox, outbox_bytes, when_full, wait_limit_s), compress)
+
+
+def connect_trainer(
+    server_ip: str | None = None,
+    server_port: int | None = None,
+    credential: "str | Path | ClientCredential | None" = None,
+    wait_limit_s: float = float("inf"),
+) -> TrainerLine:
+    """A trainer's line to a server; see `connect_worker`."""
+    return TrainerLine(dialer_of(server_ip, server_port, credential), wait_limit_s=wait_limit_s)
