@@ -1,6 +1,8 @@
 """Making, renewing, revoking and listing credentials."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -249,7 +251,7 @@ def test_a_worker_is_listed_before_its_file_exists(authority, monkeypatch):
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Authority, "_write_client", crash)
+    monkeypatch.setattr("tmrl.networking.authority._write_client", crash)
     with pytest.raises(KeyboardInterrupt):
         authority.add_worker("robot-1", now=NOW)
     assert authority.records()[-1].name == "robot-1"
@@ -299,3 +301,30 @@ def test_two_that_change_the_folder_at_once_do_not_mix(authority, monkeypatch):
     ):
         authority.add_worker("robot-1")
     authority.add_worker("robot-1")
+
+
+def test_a_server_that_another_process_moved_stays_moved(authority):
+    stale = Authority.open(authority.folder)
+    authority.renew(["new.example.org"], 4433, now=NOW)
+    assert ClientCredential.read(stale.add_worker("robot-1", now=NOW), NOW).host == "new.example.org"
+    assert stale.renew(now=NOW).port == 4433
+    assert Authority.open(authority.folder).hosts == ("new.example.org",)
+
+
+def test_workers_made_by_several_processes_at_once_are_all_there(authority):
+    program = (
+        "import sys; from pathlib import Path; from tmrl.networking.authority import Authority; "
+        "[Authority.open(Path(sys.argv[1])).add_worker(f'robot-{sys.argv[2]}-{i}') for i in range(5)]"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, authority.folder, str(n)]) for n in range(3)
+    ]
+    try:
+        assert [process.wait(60) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    names = {f"robot-{n}-{i}" for n in range(3) for i in range(5)}
+    assert {record.name for record in authority.records()} == names | {"server", "trainer"}
+    assert {file.stem for file in authority.folder.glob("robot-*.json")} == names

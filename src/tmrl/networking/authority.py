@@ -10,7 +10,7 @@ there. Revoking a name revokes every certificate that was ever made for it.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tmrl.errors import CredentialError
 from tmrl.networking.addresses import check_name, checked_hosts, checked_port
 from tmrl.networking.credentials import CA_CERT, SERVER_CERT, SERVER_KEY
-from tmrl.networking.issued import Issued, moment, parse_record, record_of
+from tmrl.networking.issued import Issued, moment, parse_record, record_of, write_records
 from tmrl.networking.private_files import (
     entry,
     make_private_folder,
@@ -130,12 +130,13 @@ class Authority:
             ValueError: A host, the port or the number of days cannot be.
             CredentialError: The authority's key or another file is missing or damaged.
         """
-        renewed = Authority(
-            self.folder,
-            checked_hosts(hosts) if hosts else self.hosts,
-            self.port if port is None else checked_port(port),
-        )
         with self._changing():
+            current = Authority.open(self.folder)  # another process may have moved the server
+            renewed = Authority(
+                self.folder,
+                checked_hosts(hosts) if hosts else current.hosts,
+                current.port if port is None else checked_port(port),
+            )
             pair, now = self._pair(), _second(now)
             renewed._put_own(renewed._make_own(pair, days, now), self.records(), pair)
         return renewed
@@ -163,12 +164,18 @@ class Authority:
 
         check_name(name)
         with self._changing():
+            current = Authority.open(self.folder)  # another process may have moved the server
             records = self.records()
             self._check_worker_may_be_made(name, is_renewal, records)
             authority, now = self._pair(), _second(now)
             pair = issue(authority, "worker", name, days, now)
-            self._write_records([*records, record_of(name, "worker", pair, now)])
-            return self._write_client(name, "worker", pair, authority)
+            write_records(
+                current.folder / ISSUED,
+                current.hosts,
+                current.port,
+                [*records, record_of(name, "worker", pair, now)],
+            )
+            return _write_client(current, name, "worker", pair, authority)
 
     def _check_worker_may_be_made(self, name: str, is_renewal: bool, records: list[Issued]) -> None:
         # Without regard to case, because the files of both would be one on some systems.
@@ -263,29 +270,10 @@ class Authority:
         self, peers: list[tuple[Issued, "KeyPair"]], records: list[Issued], authority: "KeyPair"
     ) -> None:
         (server, server_pair), (trainer, trainer_pair) = peers
-        self._write_records([*records, server, trainer])
+        write_records(self.folder / ISSUED, self.hosts, self.port, [*records, server, trainer])
         write_private(self.folder / SERVER_KEY, server_pair.key_pem)
         write_private(self.folder / SERVER_CERT, server_pair.cert_pem)
-        self._write_client("trainer", "trainer", trainer_pair, authority)
-
-    def _write_records(self, records: list[Issued]) -> None:
-        listed = [{key: value for key, value in asdict(r).items() if key != "revoked"} for r in records]
-        content = {"hosts": list(self.hosts), "port": self.port, "issued": listed}
-        write_private_json(self.folder / ISSUED, content)
-
-    def _write_client(self, name: str, role: str, pair: "KeyPair", authority: "KeyPair") -> Path:
-        file = self.folder / f"{name}.json"
-        content = {
-            "name": name,
-            "role": role,
-            "host": self.hosts[0],
-            "port": self.port,
-            "key": pair.key_pem.decode(),
-            "certificate": pair.cert_pem.decode(),
-            "ca": authority.cert_pem.decode(),
-        }
-        write_private_json(file, content)
-        return file
+        _write_client(self, "trainer", "trainer", trainer_pair, authority)
 
 
 def _check_is_free(folder: Path) -> None:
@@ -295,6 +283,21 @@ def _check_is_free(folder: Path) -> None:
             f"{folder} holds credentials already ({', '.join(found)}) and is left as it is; give another "
             "folder, or --renew for a new server's certificate and trainer.json of the same authority"
         )
+
+
+def _write_client(authority: Authority, name: str, role: str, pair: "KeyPair", ca: "KeyPair") -> Path:
+    file = authority.folder / f"{name}.json"
+    content = {
+        "name": name,
+        "role": role,
+        "host": authority.hosts[0],
+        "port": authority.port,
+        "key": pair.key_pem.decode(),
+        "certificate": pair.cert_pem.decode(),
+        "ca": ca.cert_pem.decode(),
+    }
+    write_private_json(file, content)
+    return file
 
 
 def _second(now: datetime | None) -> datetime:

@@ -1,13 +1,13 @@
 """The record of every certificate that an authority made, and its table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmrl.networking.credentials import fingerprint_of
-from tmrl.networking.private_files import entry
+from tmrl.networking.private_files import entry, write_private_json
 
 if TYPE_CHECKING:
     from tmrl.networking.certificates import KeyPair
@@ -58,6 +58,12 @@ def parse_record(item: dict[str, Any], file: Path, revoked: dict[str, str], reme
     keys = ("name", "role", "issued", "expires", "fingerprint")
     name, role, issued, expires, fingerprint = (entry(item, key, str, file, remedy) for key in keys)
     return Issued(name, role, issued, expires, fingerprint, revoked.get(fingerprint))
+
+
+def write_records(file: Path, hosts: Sequence[str], port: int, records: Sequence[Issued]) -> None:
+    """Replaces the records in one step; what is revoked stands in the list of revocations alone."""
+    listed = [{key: value for key, value in asdict(r).items() if key != "revoked"} for r in records]
+    write_private_json(file, {"hosts": list(hosts), "port": port, "issued": listed})
 
 
 def moment(time: datetime) -> str:
