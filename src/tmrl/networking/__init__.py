@@ -1,4 +1,4 @@
-"""The documented home of `Buffer`, `RolloutWorker` and `Trainer`."""
+"""The documented home of `Buffer`, `RolloutWorker`, `Server` and `Trainer`."""
 
 from typing import TYPE_CHECKING
 
@@ -6,15 +6,17 @@ from tmrl.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tmrl.buffer import Buffer as Buffer
+    from tmrl.networking.server import Server as Server
     from tmrl.networking.trainer import Trainer as Trainer
-    from tmrl.worker import RolloutWorker as RolloutWorker
+    from tmrl.networking.worker import RolloutWorker as RolloutWorker
 
-__all__ = ["Buffer", "RolloutWorker", "Trainer"]
+__all__ = ["Buffer", "RolloutWorker", "Server", "Trainer"]
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Buffer": "tmrl.buffer",
-        "RolloutWorker": "tmrl.worker",
+        "RolloutWorker": "tmrl.networking.worker",
+        "Server": "tmrl.networking.server",
         "Trainer": "tmrl.networking.trainer",
     },
 )

@@ -7,7 +7,6 @@ and no code made from one. This module alone imports gRPC, when the first server
 
 import asyncio
 import ipaddress
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,6 +21,7 @@ PREFIX = "/tmrl.Line/"
 PING_INTERVAL_S = 20
 PING_TIMEOUT_S = 10
 STOP_GRACE_S = 1.0
+REVOCATION_INTERVAL_S = 1.0
 
 _COMMON: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
@@ -146,17 +146,6 @@ class _Call:
         self._call.cancel()
 
 
-@dataclass(slots=True)
-class _Secrets:
-    """The server's credentials, as gRPC takes them."""
-
-    credentials: ServerCredentials
-
-    def for_grpc(self) -> grpc.ServerCredentials:
-        own = self.credentials
-        return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
-
-
 class GrpcListener:
     """Listens for peers.
 
@@ -180,9 +169,11 @@ class GrpcListener:
             )
         self.port = port
         self._host = host
-        self._secrets = None if credentials is None else _Secrets(credentials)
+        self._credentials = credentials
         self._server: grpc.aio.Server | None = None
         self._serve: Serve | None = None
+        self._open: dict[_Context, bytes] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self, serve: Serve) -> None:
         """Begins to take connections.
@@ -196,10 +187,10 @@ class GrpcListener:
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("tmrl.Line", handlers)])
         wanted = endpoint(self._host, self.port)
         try:
-            if self._secrets is None:
+            if self._credentials is None:
                 self.port = server.add_insecure_port(wanted)
             else:
-                self.port = server.add_secure_port(wanted, self._secrets.for_grpc())
+                self.port = server.add_secure_port(wanted, _secrets(self._credentials))
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(
@@ -208,36 +199,57 @@ class GrpcListener:
             ) from error
         await server.start()
         self._server = server
+        if self._credentials is not None:
+            self._watch = asyncio.ensure_future(self._end_revoked(self._credentials))
 
     def _handler(self, service: Service) -> Any:
         async def handle(_: Any, context: Any) -> None:
-            connection = _Context(context, await self._peer(context))
+            cert_pem = b"" if self._credentials is None else context.auth_context()["x509_pem_cert"][0]
+            connection = _Context(context, await self._peer(context, cert_pem))
             # The dialer waits for it.
             await context.send_initial_metadata(())
-            if self._serve is not None:
+            if self._serve is None:
+                return
+            self._open[connection] = cert_pem
+            try:
                 await connection.run(self._serve(service, connection))
+            finally:
+                del self._open[connection]
 
         return handle
 
-    async def _peer(self, context: Any) -> Peer:
+    async def _peer(self, context: Any, cert_pem: bytes) -> Peer:
         address = str(context.peer()).partition(":")[2]
-        if self._secrets is None:
+        if self._credentials is None:
             return Peer(address)
-        (cert_pem,) = context.auth_context()["x509_pem_cert"]
         try:
             identity = identity_of(cert_pem)
-            if self._secrets.credentials.is_revoked(cert_pem):
-                raise CredentialError(f"the certificate of {identity.name!r} was revoked")
+            if self._credentials.is_revoked(cert_pem):
+                raise CredentialError(f"the certificate of {identity.role} {identity.name!r} was revoked")
         except CredentialError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             raise
         return Peer(address, identity.name, identity.role)
 
+    async def _end_revoked(self, credentials: ServerCredentials) -> None:
+        """Ends connections that are open when their certificate is revoked: TLS looks only at their beginning."""
+        while True:
+            await asyncio.sleep(REVOCATION_INTERVAL_S)
+            for connection, cert_pem in list(self._open.items()):
+                if credentials.is_revoked(cert_pem):
+                    await connection.close()
+
     async def stop(self) -> None:
         """Ends all connections and gives the port back."""
+        if self._watch is not None:
+            self._watch.cancel()
         server, self._server = self._server, None
         if server is not None:
             await server.stop(STOP_GRACE_S)
+
+
+def _secrets(own: ServerCredentials) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
 
 
 class _Context:

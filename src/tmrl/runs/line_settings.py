@@ -1,0 +1,146 @@
+"""The flags of the commands whose parts run in processes of their own: `tmrl server`, `worker`, `status`."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tmrl.memory.size import budget_bytes
+from tmrl.runs.settings import AUTO
+
+DEFAULT_PORT = 55555
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is."""
+
+    host: str | None
+    """Name or address; None is what the credential says, or this machine."""
+    port: int | None
+    """Port; likewise."""
+
+    @classmethod
+    def read(cls, text: str | None) -> "Address":
+        """The address in a text such as `10.0.0.7:55555`, `trainer.example.org` or `[::1]:55555`.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if text is None:
+            return cls(None, None)
+        host, colon, port = text.rpartition(":")
+        if not colon or text.endswith("]"):
+            return cls(text.strip("[]"), None)
+        if not port.isdigit() or not 0 < int(port) < 1 << 16 or not host:
+            raise ValueError(f"--server must be HOST or HOST:PORT, got {text!r}")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Take samples from workers, keep them for the trainer, and hand out its policies."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; others than this machine's own need --credentials."""
+    port: int = DEFAULT_PORT
+    """Port to listen at; 0 takes a free one."""
+    credentials: Path | None = None
+    """Folder that `tmrl credentials init` made."""
+    spool: str = "spool"
+    """Folder that keeps samples while the trainer is away; or ram, and workers keep their own until it comes."""
+    spool_size: str = "10GB"
+    """Most of the disk, or the memory, that samples may take; when it is full, workers wait."""
+    until_stdin_closes: bool = False
+    """End when standard input ends, as it does when the process that started this one is gone."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: One is out of range; the message names its flag.
+        """
+        if not 0 <= self.port < 1 << 16:
+            raise ValueError(f"--port must be from 0 to 65535, got {self.port}")
+        budget_bytes(self.spool_size)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Act in an environment, send every sample to a server, and take its policies."""
+
+    env: str = "Pendulum-v1"
+    """Id of a Gymnasium environment."""
+    name: str | None = None
+    """Name of this worker; by default that of its credential, else the machine's and random characters."""
+    server: str | None = None
+    """HOST or HOST:PORT of the server; by default what the credential says, or this machine."""
+    credential: Path | None = None
+    """File that `tmrl credentials worker` made; needed where the server is another machine."""
+    outbox: str = "outbox"
+    """Folder that keeps samples until they are safe with the server; or ram, and they end with the process."""
+    outbox_size: str = "1GB"
+    """Most that samples may take there."""
+    when_full: Literal["block", "drop"] = "block"
+    """What a full outbox does: let the worker wait, or drop the oldest episodes, as a robot needs it."""
+    compress: tuple[str, ...] = ()
+    """Fields to compress losslessly on their way, such as obs."""
+    agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
+    """Whose policy acts; as for the trainer."""
+    frame_stack: int | None = None
+    """Observations that the policy sees at once; as for the trainer."""
+    crc_debug: bool = False
+    """Take the checksums of every transition; as for the trainer."""
+    steps: float = math.inf
+    """Samples to collect, resets included; by default until Ctrl-C."""
+    initial_steps: int = 1
+    """Samples to collect before the first wait for a policy, with --steps-per-policy."""
+    steps_per_policy: float = math.inf
+    """Samples for each policy, after which the worker waits for the next; by default it never waits."""
+    send_interval_s: float = 1.0
+    """Seconds of collecting from one hand-over of samples to the next."""
+    test_interval: int = 0
+    """Every how many episodes a test episode comes first; 0 for none."""
+    seed: int | None = None
+    """Seed of the first reset of the environment."""
+    wait_limit_s: float = 600.0
+    """Longest wait for a policy, or for room in the outbox."""
+    until_stdin_closes: bool = False
+    """End when standard input ends, as it does when the process that started this one is gone."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: One is out of range; the message names its flag.
+        """
+        Address.read(self.server)
+        budget_bytes(self.outbox_size)
+        for name in ("steps", "initial_steps", "steps_per_policy"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.test_interval < 0:
+            raise ValueError(f"--test-interval must be at least 0, got {self.test_interval}")
+        for name in ("send_interval_s", "wait_limit_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def stack(self) -> int:
+        """Observations that the policy sees at once."""
+        default = 4 if self.env.startswith("ALE/") else 1
+        return default if self.frame_stack is None else self.frame_stack
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSettings:
+    """Show who is connected to a server, how fast samples come, and what waits."""
+
+    server: str | None = None
+    """HOST or HOST:PORT of the server; by default what the credential says, or this machine."""
+    credential: Path | None = None
+    """Any file that `tmrl credentials` made; needed where the server is another machine."""
+    json: bool = False
+    """Print the whole report as JSON."""
+    watch_s: float | None = None
+    """Show it again and again, every so many seconds, until Ctrl-C."""

@@ -1,0 +1,115 @@
+"""What `tmrl server` and `tmrl worker` do, each in a process of its own."""
+
+import math
+import time
+from contextlib import suppress
+from functools import partial
+from threading import Event
+
+from rich.console import Console
+
+from tmrl.memory.size import budget_bytes
+from tmrl.networking import RolloutWorker, Server
+from tmrl.networking.connecting import RAM
+from tmrl.runs.lifetime import follow_stdin, interruptible
+from tmrl.runs.line_settings import Address, ServerSettings, WorkerSettings
+from tmrl.runs.recipe import make_actor
+from tmrl.runs.session import make_env
+
+
+def serve(settings: ServerSettings, console: Console) -> None:
+    """Serves until Ctrl-C, or until it is told to end.
+
+    Raises:
+        ValueError: A setting does not suit.
+        OSError: The port is taken, or the spool cannot be written.
+    """
+    settings.check()
+    with (
+        interruptible() as is_over,
+        Server(
+            settings.port,
+            host=settings.host,
+            credentials=settings.credentials,
+            spool=None if settings.spool == RAM else settings.spool,
+            spool_bytes=budget_bytes(settings.spool_size),
+        ) as server,
+    ):
+        where = "in memory" if settings.spool == RAM else f"in {settings.spool}"
+        console.print(
+            f"listening at {settings.host}:{server.port}, samples are kept {where}; Ctrl-C ends it",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if settings.until_stdin_closes:
+            follow_stdin()
+        is_over.wait()
+
+
+def make_worker(settings: WorkerSettings) -> RolloutWorker:
+    """The worker, its line connecting in the background.
+
+    Raises:
+        ValueError: A setting does not suit.
+        CredentialError: The credential cannot be used.
+        StorageError: The outbox cannot be written, or another worker of this name uses it.
+    """
+    settings.check()
+    address = Address.read(settings.server)
+    return RolloutWorker(
+        partial(make_env, settings.env),
+        partial(make_actor, settings.agent),
+        crc_debug=settings.crc_debug,
+        server_ip=address.host,
+        server_port=address.port,
+        worker_id=settings.name,
+        seed=settings.seed,
+        wait_limit_s=settings.wait_limit_s,
+        frame_stack=settings.stack,
+        credential=settings.credential,
+        outbox=settings.outbox,
+        outbox_bytes=budget_bytes(settings.outbox_size),
+        when_full=settings.when_full,
+        compress=settings.compress,
+    )
+
+
+def work(worker: RolloutWorker, settings: WorkerSettings) -> None:
+    """Collects until all steps are done, or until Ctrl-C; what was collected is sent before it returns."""
+    if settings.until_stdin_closes:
+        follow_stdin()
+    with worker:
+        if settings.steps_per_policy < math.inf:
+            _work_in_step(worker, settings)
+        else:
+            with interruptible() as is_over:
+                _work_freely(worker, settings, is_over)
+
+
+def _work_in_step(worker: RolloutWorker, settings: WorkerSettings) -> None:
+    """As fast as policies come."""
+    with suppress(KeyboardInterrupt):
+        worker.run_synchronous(
+            settings.test_interval,
+            settings.steps,
+            settings.initial_steps,
+            settings.steps_per_policy,
+            end_episodes=False,
+        )
+
+
+def _work_freely(worker: RolloutWorker, settings: WorkerSettings, is_over: Event) -> None:
+    """As fast as the environment goes."""
+    collected, episodes, sent_at = 0, 0, time.monotonic()
+    while collected < settings.steps and not is_over.is_set():
+        if not worker.is_episode_open:
+            if settings.test_interval and episodes % settings.test_interval == 0 and not settings.crc_debug:
+                worker.run_episode()
+            episodes += 1
+            collected += 1  # the reset
+        worker.collect_steps(1)
+        collected += 1
+        if time.monotonic() - sent_at >= settings.send_interval_s:
+            worker.send_and_clear_buffer()
+            worker.update_actor_weights(verbose=False)
+            sent_at = time.monotonic()
