@@ -124,11 +124,15 @@ class Lane:
         self, buffer: Buffer, policy_version: int, rew: Any, terminated: Any, truncated: Any, info: Any
     ) -> None:
         """Puts the sample of the last reset or step into a buffer, and the episode if that ends here."""
-        buffer.append_sample(self._sample(rew, terminated, truncated, info))
-        if terminated or truncated:
-            self._stamper.end()
-            if self._stamper.is_whole:
-                buffer.record_episode(self.record(policy_version, is_test=False))
+        is_done = terminated or truncated
+        try:
+            buffer.append_sample(self._sample(rew, terminated, truncated, info))
+        finally:
+            # The episode is over, also if its last sample cannot be made.
+            if is_done:
+                self._stamper.end()
+        if is_done and self._stamper.is_whole:
+            buffer.record_episode(self.record(policy_version, is_test=False))
 
     def record(self, policy_version: int, is_test: bool) -> EpisodeRecord:
         """The episode as it is now."""

@@ -39,6 +39,7 @@ class PolicyFeed:
 
     Attributes:
         actor: The policy, replaced when a new one arrives.
+        device: As given.
         sink: As given; may be set later.
         version: How many policies have arrived.
     """
@@ -53,10 +54,10 @@ class PolicyFeed:
         wait_limit_s: float,
     ) -> None:
         self.actor = files.read(actor.to_device(device), device)
+        self.device = device
         self.sink = sink
         self.version = 0
         self._worker_id = worker_id
-        self._device = device
         self._files = files
         self._wait_limit_s = wait_limit_s
 
@@ -71,7 +72,7 @@ class PolicyFeed:
         received, actor = self._receive(blocking)
         if actor is None:
             return 0
-        self.actor = actor.to_device(self._device)
+        self.actor = actor.to_device(self.device)
         self.version += received
         self._files.write(self.actor, received)
         if verbose:

@@ -34,7 +34,7 @@ class RolloutWorker:
     """Acts in one environment and collects samples, one for each reset and one for each step.
 
     Args:
-        env_cls: Makes the environment; not a vector environment.
+        env_cls: Makes the environment; for a vector environment there is `VectorWorker`.
         actor_module_cls: Makes the policy, called with `observation_space` and `action_space`.
         sample_compressor: Called with `act, obs, rew, terminated, truncated, info` for every sample; returns
             the tuple to send.
@@ -177,6 +177,16 @@ class RolloutWorker:
     def get_local_buffer_sample(self) -> Callable[..., tuple[Any, ...]] | None:
         """The `sample_compressor`."""
         return self._rules.sample_compressor
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments it steps: 1."""
+        return 1
+
+    @property
+    def can_test(self) -> bool:
+        """Whether a test episode would cut no training episode."""
+        return not self.is_episode_open
 
     @property
     def is_episode_open(self) -> bool:
