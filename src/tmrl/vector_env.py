@@ -182,6 +182,12 @@ def _stacked(acts: Sequence[Any]) -> Any:
     return optree.tree_map(lambda *leaves: np.stack([as_array(leaf)[0] for leaf in leaves]), *acts)
 
 
+def single_spaces(env: Any) -> tuple[Any, Any]:
+    """The observation and action spaces of an environment, or of one lane of a vector environment."""
+    observation_space = getattr(env, "single_observation_space", env.observation_space)
+    return observation_space, getattr(env, "single_action_space", env.action_space)
+
+
 def lane_info(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:
     """The info of one lane, from what `VectorEnv` makes of those of all.
 

@@ -23,7 +23,7 @@ from tmrl.policy_feed import PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.sink import Sink
 from tmrl.stamping import owned
-from tmrl.vector_env import LaneStart, VectorLanes
+from tmrl.vector_env import LaneStart, VectorLanes, single_spaces
 from tmrl.worker import RolloutWorker
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,9 @@ class VectorWorker:
             )
         self._lanes = [Lane(f"{self.worker_id}/{i}", self._rules) for i in range(len(self._envs))]
         self._acts: list[Any] = [None] * len(self._lanes)
+        observation_space, action_space = single_spaces(self.env)
         actor = actor_module_cls(
-            observation_space=stacked_space(self.env.single_observation_space, frame_stack),
-            action_space=self.env.single_action_space,
+            observation_space=stacked_space(observation_space, frame_stack), action_space=action_space
         )
         self._feed = PolicyFeed(self.worker_id, actor, device, files, sink, wait_limit_s)
         self._test_env_cls = test_env_cls
