@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tmrl.datasets import open_dataset
+from tmrl.memory import ReplayMemory
 from tmrl.runs.settings import TrainSettings
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16")
@@ -101,6 +102,28 @@ def test_the_target_is_that_of_pendulum_unless_given():
     assert TrainSettings(env="HalfCheetah-v5", target_return=100.0).target == 100.0
 
 
+def test_many_environments_train_one_policy(call):
+    """B03, B59: every transition drawn is compared with what its lane saw, through the whole command."""
+    arguments = (*SHORT, "--num-envs", "3", "--crc-debug", "--target-return", "-1e6")
+    outcomes = []
+    for name in ("one", "again"):
+        code, _, err = call("train", *arguments, "--name", name)
+        assert code == 0, err
+        outcomes.append(summary_of(name))
+        del outcomes[-1]["timing"]
+    assert outcomes[0] == outcomes[1]
+    (summary, _), folder = outcomes, Path("runs/one")
+    assert json.loads((folder / "config.json").read_text())["num_envs"] == summary["num_envs"] == 3
+    assert summary["updates"] == 70
+    assert summary["memory"]["crc_checked"] == summary["memory"]["draws"] == 70 * 16
+    # Steps come in whole steps of all: at most one exchange more than asked for, and the resets.
+    assert 220 <= summary["env_steps"] <= 220 + 51 + 3
+    memory = ReplayMemory.load(folder / "checkpoint")
+    streams = memory.stats().workers
+    assert sorted(streams) == ["local/0", "local/1", "local/2"]
+    assert len({worker.appended for worker in streams.values()}) == 1
+
+
 def test_crc_debugging_checks_every_transition_that_is_drawn(call):
     assert call("train", *SHORT, "--name", "one", "--crc-debug", "--target-return", "-1e6")[0] == 0
     memory = summary_of("one")["memory"]
@@ -123,6 +146,12 @@ def test_an_existing_run_is_left_as_it_is(call):
     [
         (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
         (("--memory-size", "0"), "--memory-size must be at least 1, got 0"),
+        (("--num-envs", "0"), "--num-envs must be at least 1, got 0"),
+        (
+            ("--num-envs", "9", "--steps", "8"),
+            "--num-envs must be at most --steps, 8, got 9; each of them makes at least one step",
+        ),
+        (("--num-envs", "2", "--env", "Pendulum-v99"), "--env must be the id of a Gymnasium environment"),
         (("--steps", "-1"), "--steps must be at least 1, got -1"),
         (("--seed", "-1"), "--seed must be at least 0, got -1"),
         (("--learning-rate", "0"), "--learning-rate must be above 0 and finite, got 0.0"),

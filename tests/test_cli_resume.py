@@ -62,6 +62,22 @@ def test_a_run_that_was_stopped_by_ctrl_c_goes_on_to_its_end(call, monkeypatch):
     assert 0 <= summary["env_steps"] - (500 + 150) < 110
 
 
+@pytest.mark.parametrize(("more", "num_envs"), [((), 4), (("--num-envs", "1"), 1), (("--num-envs", "5"), 5)])
+def test_a_run_of_many_environments_goes_on_also_with_another_number(call, monkeypatch, more, num_envs):
+    with monkeypatch.context() as patch:
+        interrupt_after(60, patch)
+        arguments = (*SMALL, "--crc-debug", "--num-envs", "4", "--steps", "350", "--name", "one")
+        assert call("train", *arguments)[0] == 130
+    code, _, err = call("train", "--resume", "runs/one", *more)
+    assert code == 0, err
+    summary = json_of("one")
+    assert (summary["updates"], summary["num_envs"]) == (200, num_envs)
+    assert summary["memory"]["crc_checked"] > 0
+    assert json_of("one", "config.json")["num_envs"] == num_envs
+    # B58: one update for each step after the first, also after the resume.
+    assert 0 <= summary["env_steps"] - 350 < 110
+
+
 def test_the_curve_tells_of_the_whole_run_and_tensorboard_goes_on(call, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(450, patch)

@@ -357,14 +357,29 @@ def test_the_first_reset_is_seeded_and_no_other() -> None:
     assert worker.env.unwrapped.seeds == [7, None, None]
 
 
+def test_an_episode_ends_also_where_its_last_sample_cannot_be_made() -> None:
+    """B09: an environment that is done is reset, not stepped."""
+
+    def compress(*sample: Any) -> tuple[Any, ...]:
+        if sample[3]:
+            raise RuntimeError("the last one")
+        return sample
+
+    worker = make_worker(lambda: CountingEnv(length=2), sample_compressor=compress)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the last one"):
+            worker.collect_steps(2)
+    assert observations(worker) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert stamps(worker) == [(0, 0, 0), (1, 0, 1), (3, 1, 0), (4, 1, 1)]
+    assert worker.buffer.episodes == []
+
+
 # Construction.
 
 
 def test_a_vector_environment_is_refused() -> None:
     """B03: many environments in one have final observations of their own kind."""
-    with pytest.raises(
-        TypeError, match="steps one environment, got SyncVectorEnv of 2; make one worker for each"
-    ):
+    with pytest.raises(TypeError, match="steps one environment, got SyncVectorEnv of 2; use a VectorWorker"):
         make_worker(lambda: SyncVectorEnv([CountingEnv, CountingEnv]))
 
 

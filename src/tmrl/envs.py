@@ -119,8 +119,7 @@ def single_env(env: Any) -> gymnasium.Env[Any, Any]:
     lanes = getattr(env, "num_envs", None)
     if lanes is not None:
         raise TypeError(
-            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; "
-            "make one worker for each"
+            f"a RolloutWorker steps one environment, got {type(env).__name__} of {lanes}; use a VectorWorker"
         )
     return env
 

@@ -1,17 +1,15 @@
 """RolloutWorker: acts in an environment, collects samples, hands them to a sink.
 
-    env --> obs_preprocessor --> actor --> env ... each reset and step --> stamp, checksums
-        --> sample_compressor --> buffer --> sink
+    env --> lane: what the policy sees --> actor --> env ...
+                `--> a sample for each reset and step --> buffer --> sink
 
 A worker knows no network. What stands between it and its trainer is a `Sink`; a `standalone` worker has none
-and keeps its samples in its `buffer`.
+and keeps its samples in its `buffer`. How samples are made is the business of its `Lane`, where policies come
+from that of its `PolicyFeed`.
 """
 
 import logging
-import platform
-import secrets
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,16 +17,15 @@ import numpy as np
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.compressor import Compressor
 from tmrl.envs import measure_of, single_env
-from tmrl.errors import StalledError
-from tmrl.frames import Frames, stacked_space
+from tmrl.frames import stacked_space
 from tmrl.history import History
+from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
+from tmrl.policy_feed import PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.retired import warn_retired
-from tmrl.sink import Received, Sink
-from tmrl.stamping import Stamper, add_checksums, compressed, owned, source_of
-from tmrl.transition import EpisodeRecord, Sample
+from tmrl.sink import Sink
+from tmrl.stamping import owned
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +34,7 @@ class RolloutWorker:
     """Acts in one environment and collects samples, one for each reset and one for each step.
 
     Args:
-        env_cls: Makes the environment; not a vector environment.
+        env_cls: Makes the environment; for a vector environment there is `VectorWorker`.
         actor_module_cls: Makes the policy, called with `observation_space` and `action_space`.
         sample_compressor: Called with `act, obs, rew, terminated, truncated, info` for every sample; returns
             the tuple to send.
@@ -65,11 +62,9 @@ class RolloutWorker:
 
     Attributes:
         env: The environment.
-        actor: The policy, replaced when a new one arrives.
         buffer: What was collected and not sent.
-        sink: As given; may be set later.
-        get_local_buffer_sample: The `sample_compressor`.
-        policy_version: Which of the trainer's policies acts, counting from 1; 0 before the first.
+        device: As given.
+        max_samples_per_episode: As given; may be changed.
     """
 
     def __init__(
@@ -118,46 +113,27 @@ class RolloutWorker:
             keys_dir=keys_dir,
             hostname=hostname,
         )
-        if sink is None and not standalone:
-            raise ValueError(
-                "a RolloutWorker needs a line to its trainer, got none; pass sink=, or standalone=True to "
-                "keep the samples in worker.buffer"
-            )
-        if history is not None and sample_compressor is not None:
-            raise ValueError(
-                "a worker compresses one way, got history= and sample_compressor=; pass one of them"
-            )
-        if max_samples_per_episode < 1:
-            raise ValueError(f"max_samples_per_episode must be at least 1, got {max_samples_per_episode}")
-        self.crc_debug = crc_debug
-        self.crc_samples = crc_samples
+        check_has_line("RolloutWorker", sink, standalone)
+        self._rules = SampleRules(
+            sample_compressor, obs_preprocessor, crc_debug, crc_samples, source, frame_stack, history
+        )
+        self.max_samples_per_episode = checked_limit("max_samples_per_episode", max_samples_per_episode)
         self.device = device
-        self.max_samples_per_episode = max_samples_per_episode
-        self.obs_preprocessor = obs_preprocessor
-        self.get_local_buffer_sample = sample_compressor
-        self._compressor = None if history is None else Compressor(history)
-        self.source = source
-        self.sink = sink
-        self.wait_limit_s = wait_limit_s
         self.buffer = Buffer()
-        self.policy_version = 0
         self._files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
-        self._frames = Frames(frame_stack)
+        self._lane = Lane(worker_name(worker_id), self._rules)
         self.env = single_env(env_cls())
         actor = actor_module_cls(
             observation_space=stacked_space(self.env.observation_space, frame_stack),
             action_space=self.env.action_space,
         )
-        self.actor = self._files.read(actor.to_device(device), device)
-        self._stamper = Stamper(worker_id or f"{platform.node() or 'worker'}-{secrets.token_hex(4)}")
+        self._feed = PolicyFeed(self.worker_id, actor, device, self._files, sink, wait_limit_s)
         self._seed = seed
-        self._obs: Any = None
-        self._episode_return = 0.0
 
     @property
     def worker_id(self) -> str:
         """The worker's name."""
-        return self._stamper.worker
+        return self._lane.name
 
     @property
     def model_path(self) -> Path | None:
@@ -165,9 +141,57 @@ class RolloutWorker:
         return self._files.newest
 
     @property
+    def actor(self) -> ActorModule:
+        """The policy, replaced when a new one arrives."""
+        return self._feed.actor
+
+    @actor.setter
+    def actor(self, actor: ActorModule) -> None:
+        self._feed.actor = actor
+
+    @property
+    def sink(self) -> Sink | None:
+        """The line to the trainer; may be set later."""
+        return self._feed.sink
+
+    @sink.setter
+    def sink(self, sink: Sink | None) -> None:
+        self._feed.sink = sink
+
+    @property
+    def policy_version(self) -> int:
+        """How many policies have arrived."""
+        return self._feed.version
+
+    @property
+    def crc_debug(self) -> bool:
+        """Whether samples carry the checksums of their transitions."""
+        return self._rules.crc_debug
+
+    @property
+    def obs_preprocessor(self) -> Callable[[Any], Any] | None:
+        """What is applied to every observation first."""
+        return self._rules.obs_preprocessor
+
+    @property
+    def get_local_buffer_sample(self) -> Callable[..., tuple[Any, ...]] | None:
+        """The `sample_compressor`."""
+        return self._rules.sample_compressor
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments it steps: 1."""
+        return 1
+
+    @property
+    def can_test(self) -> bool:
+        """Whether a test episode would cut no training episode."""
+        return not self.is_episode_open
+
+    @property
     def is_episode_open(self) -> bool:
         """Whether a training episode has begun and is not done; `collect_steps` would continue it."""
-        return self._stamper.is_open
+        return self._lane.is_open
 
     # One reset, one step.
 
@@ -185,15 +209,12 @@ class RolloutWorker:
         Returns:
             The preprocessed observation and the info, as the environment returned them.
         """
-        self._stamper.begin()
-        self._episode_return = 0.0
+        self._lane.begin()
         obs, info = self.env.reset() if self._seed is None else self.env.reset(seed=self._seed)
         self._seed = None
-        self._obs = obs = self._preprocessed(obs)
-        self._frames.begin(obs)
+        obs = self._lane.start(obs, getattr(self.env.unwrapped, "default_action", None))
         if collect_samples:
-            act = getattr(self.env.unwrapped, "default_action", None)
-            self._collect(None, (act, obs, 0.0, False, False), info)
+            self._collect(0.0, False, False, info)
         return obs, info
 
     def step(
@@ -210,57 +231,18 @@ class RolloutWorker:
         Returns:
             The preprocessed observation, reward, terminated, truncated and info.
         """
-        # Taken before the environment, or the policy, can write into them.
-        prev_obs = owned(obs) if collect_samples and self.crc_debug else None
-        act = self.act(self._frames.seen(obs), test=test)
-        kept_act = owned(act) if collect_samples else None
-        self._stamper.advance()
+        act = self.act(self._lane.look(obs, collect_samples), test=test)
+        self._lane.advance(owned(act) if collect_samples else None)
         obs, rew, terminated, truncated, info = self.env.step(act)
-        self._obs = obs = self._preprocessed(obs)
-        self._frames.add(obs)
-        self._episode_return += float(rew)
-        if not collect_samples:
-            return obs, rew, terminated, truncated, info
-        if last_step and not terminated:
-            truncated = True
-        self._collect(prev_obs, (kept_act, obs, rew, terminated, truncated), info)
-        if terminated or truncated:
-            self._end_train_episode()
+        obs = self._lane.arrive(obs, rew)
+        if collect_samples:
+            if last_step and not terminated:
+                truncated = True
+            self._collect(rew, terminated, truncated, info)
         return obs, rew, terminated, truncated, info
 
-    def _preprocessed(self, obs: Any) -> Any:
-        return obs if self.obs_preprocessor is None else self.obs_preprocessor(obs)
-
-    def _collect(self, prev_obs: Any, values: tuple[Any, ...], info: dict[str, Any]) -> None:
-        # dict(): a dict subclass is a leaf, kept by reference.
-        values, info = owned((values, dict(info)))
-        stamp = self._stamper.stamp(source_of(info, self.source))
-        if self.crc_debug:
-            given = (prev_obs, *values)
-            seen = given if self._compressor is None else self._compressor.seen(*given)
-            add_checksums(info, stamp, seen[0], seen[1:], self.crc_samples)
-        if self._compressor is not None:
-            values = self._compressor(values, stamp)
-        sample = (*values, info)
-        if self.get_local_buffer_sample is not None:
-            sample = compressed(self.get_local_buffer_sample, sample)
-        self.buffer.append_sample(Sample(sample, stamp))
-
-    def _end_train_episode(self) -> None:
-        self._stamper.end()
-        if self._stamper.is_whole:
-            self._record_episode(is_test=False)
-
-    def _record_episode(self, is_test: bool) -> None:
-        self.buffer.record_episode(
-            EpisodeRecord(
-                self.worker_id,
-                self._episode_return,
-                self._stamper.episode_step,
-                is_test,
-                self.policy_version,
-            )
-        )
+    def _collect(self, rew: Any, terminated: Any, truncated: Any, info: dict[str, Any]) -> None:
+        self._lane.collect(self.buffer, self.policy_version, rew, terminated, truncated, info)
 
     # Episodes.
 
@@ -289,8 +271,8 @@ class RolloutWorker:
     def _collect_next(self, limit: float) -> None:
         """Collects one sample: a step of the open episode, or a reset if none is open."""
         if self.is_episode_open:
-            is_last = self._stamper.episode_step + 1 >= limit
-            self.step(self._obs, test=False, collect_samples=True, last_step=is_last)
+            is_last = self._lane.episode_step + 1 >= limit
+            self.step(self._lane.obs, test=False, collect_samples=True, last_step=is_last)
         else:
             self.reset(collect_samples=True)
 
@@ -304,9 +286,9 @@ class RolloutWorker:
         limit = self._limit(max_samples)
         obs, _ = self.reset(collect_samples=False)
         terminated = truncated = False
-        while not (terminated or truncated) and self._stamper.episode_step < limit:
+        while not (terminated or truncated) and self._lane.episode_step < limit:
             obs, _, terminated, truncated, _ = self.step(obs, test=not train, collect_samples=False)
-        self._record_episode(is_test=True)
+        self.buffer.record_episode(self._lane.record(self.policy_version, is_test=True))
 
     def run_episodes(
         self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
@@ -317,10 +299,9 @@ class RolloutWorker:
             nb_episodes -= 1
 
     def _limit(self, max_samples: float | None) -> float:
-        limit = self.max_samples_per_episode if max_samples is None else max_samples
-        if limit < 1:
-            raise ValueError(f"max_samples must be at least 1, got {limit}")
-        return limit
+        if max_samples is None:
+            return self.max_samples_per_episode
+        return checked_limit("max_samples", max_samples)
 
     # Loops.
 
@@ -432,7 +413,7 @@ class RolloutWorker:
         for _ in range(nb_steps):
             if is_done:
                 self.reset(collect_samples=False)
-            _, _, terminated, truncated, _ = self.step(self._obs, test=test, collect_samples=False)
+            _, _, terminated, truncated, _ = self.step(self._lane.obs, test=test, collect_samples=False)
             is_done = terminated or truncated
         result = measure()
         if verbose:
@@ -443,9 +424,7 @@ class RolloutWorker:
 
     def send_and_clear_buffer(self) -> None:
         """Hands what was collected to the sink; without one it stays in `buffer`."""
-        if self.sink is not None:
-            self.sink.send(self.buffer)
-            self.buffer.clear()
+        self._feed.send(self.buffer)
 
     def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
         """Takes the newest policy that arrived.
@@ -460,34 +439,11 @@ class RolloutWorker:
         Raises:
             StalledError: None came for `wait_limit_s`.
         """
-        count, actor, version = self._receive(blocking, self.actor)
-        if actor is None:
-            return 0
-        self.actor = actor.to_device(self.device)
-        self.policy_version = version
-        self._files.write(self.actor, count)
-        if verbose:
-            logger.info("%s: took policy %d", self.worker_id, self.policy_version)
-        return count
+        return self._feed.update(verbose, blocking)
 
     def ignore_actor_weights(self) -> int:
         """Drops the policies that arrived and returns how many they were."""
-        return self._receive(blocking=False, actor=None).count
-
-    def _receive(self, blocking: bool, actor: ActorModule | None) -> Received:
-        if self.sink is None:
-            if blocking:
-                raise ValueError("a standalone worker cannot wait for a policy: it has no sink; pass sink=")
-            return Received(0, None, self.policy_version)
-        since = datetime.now().astimezone()
-        received = self.sink.receive(self.wait_limit_s if blocking else 0.0, actor)
-        if blocking and not received.count:
-            raise StalledError(
-                f"worker {self.worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
-                f"more than wait_limit_s={self.wait_limit_s:g}; {self.policy_version} came before; "
-                "see whether the trainer runs, or raise the limit"
-            )
-        return received
+        return self._feed.ignore()
 
     def close(self) -> None:
         """Closes the environment; samples not sent stay in `buffer`."""

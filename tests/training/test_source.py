@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from gymnasium.vector import AutoresetMode
 
 from dummies import CountingActor, CountingEnv
+from lanes import Linear, PlannedEnv, assert_same_as_single, vector_worker
 from tmrl.networking import RolloutWorker
 from tmrl.training import InProcessLine, WorkerSource
 
@@ -57,6 +59,39 @@ def test_testing_never_interrupts_a_training_episode() -> None:
     source = make_source(length=3, steps_per_retrieval=12, test_interval_steps=1)
     samples = source.retrieve_buffer().memory
     assert [s.stamp.episode_step for s in samples] == [0, 1, 2, 3] * 4
+
+
+@pytest.mark.parametrize("steps", [6, 5])
+def test_a_retrieval_of_many_environments_is_whole_steps_of_all(steps: int) -> None:
+    worker = vector_worker([(3,), (-2,), (1,)], AutoresetMode.DISABLED)
+    source = WorkerSource(worker, steps_per_retrieval=steps)
+    buffer = source.retrieve_buffer()
+    assert sum(sample.stamp.episode_step > 0 for sample in buffer.memory) == 6
+    assert [record.worker for record in buffer.episodes] == ["w/2", "w/1", "w/2"]
+    source.broadcast_model(Linear(None, None))
+    assert worker.policy_version == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "tests"),
+    [
+        ({}, "ttttttt"),
+        # Three steps a call; episodes are open when the test is due.
+        ({"test_interval_steps": 6}, "tttTttttTttttT"),
+        ({"test_interval_episodes": 3, "test_episodes": 2}, "tttTTttttTT"),
+    ],
+)
+def test_tests_beside_many_environments_come_when_they_are_due(options: Any, tests: str) -> None:
+    """B09: and cut no episode of theirs."""
+    plans = [(3,), (-2,), (1,)]
+    worker = vector_worker(plans, AutoresetMode.DISABLED, test_env_cls=lambda: PlannedEnv((4,)))
+    source = WorkerSource(worker, steps_per_retrieval=3, **options)
+    buffer = source.retrieve_buffer()
+    while len(buffer.episodes) < len(tests):
+        buffer += source.retrieve_buffer()
+    assert "".join("T" if record.is_test else "t" for record in buffer.episodes)[: len(tests)] == tests
+    worker.buffer = buffer
+    assert_same_as_single(worker, plans)
 
 
 def test_closing_a_source_closes_its_worker() -> None:

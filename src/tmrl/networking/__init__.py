@@ -1,4 +1,4 @@
-"""The documented home of `Buffer`, `RolloutWorker`, `Server` and `Trainer`."""
+"""The documented home of `Buffer`, `RolloutWorker`, `VectorWorker`, `Server` and `Trainer`."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from tmrl.networking.server import Server as Server
     from tmrl.networking.trainer import Trainer as Trainer
     from tmrl.networking.worker import RolloutWorker as RolloutWorker
+    from tmrl.vector_worker import VectorWorker as VectorWorker
 
-__all__ = ["Buffer", "RolloutWorker", "Server", "Trainer"]
+__all__ = ["Buffer", "RolloutWorker", "Server", "Trainer", "VectorWorker"]
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
@@ -18,5 +19,6 @@ __getattr__, __dir__ = lazy_exports(
         "RolloutWorker": "tmrl.networking.worker",
         "Server": "tmrl.networking.server",
         "Trainer": "tmrl.networking.trainer",
+        "VectorWorker": "tmrl.vector_worker",
     },
 )

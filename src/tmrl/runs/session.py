@@ -1,7 +1,7 @@
 """Session: one training run in one process, from the worker to the files it leaves.
 
-RolloutWorker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, agent) -> Trainer
-                                                    `-> Keeper -> Checkpoint
+worker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, agent) -> Trainer
+                                             `-> Keeper -> Checkpoint
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
 
 from tmrl.actor import ActorModule
@@ -26,6 +27,8 @@ from tmrl.runs.keeper import Keeper
 from tmrl.runs.recipe import agent_name, make_actor, make_agent, make_memory
 from tmrl.runs.settings import ATARI, TrainSettings
 from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent, WorkerSource
+from tmrl.vector_env import single_spaces
+from tmrl.vector_worker import VectorWorker
 from tmrl.worker import RolloutWorker
 
 TEST_EPISODES = 10
@@ -33,7 +36,8 @@ TEST_SEED_OFFSET = 1_000_000
 """Added to the seed for the final test, so that it starts from other states than the training."""
 STEPS_PER_ROUND = 1000
 STEPS_PER_EXCHANGE = 50
-"""Steps between two exchanges of samples and policies between the worker and the loop."""
+"""Steps between two exchanges of samples and policies between the worker and the loop, or a few more: whole
+steps of all environments."""
 STEPS_PER_TEST = 1000
 EPISODES_PER_TEST = 5
 STEPS_PER_ATARI_TEST = 25_000
@@ -62,6 +66,35 @@ def make_env(env_id: str, is_test: bool = False) -> gymnasium.Env[Any, Any]:
             f"--env must be the id of a Gymnasium environment, got {env_id!r}: {error}; "
             'python -c "import gymnasium; gymnasium.pprint_registry()" lists them'
         ) from error
+
+
+def make_worker(settings: TrainSettings, seed: int) -> RolloutWorker | VectorWorker:
+    """Makes the worker of a run, for one environment or for several.
+
+    Args:
+        settings: Of the run.
+        seed: Of the first environment; the others have the numbers after it.
+
+    Raises:
+        ValueError: The environment, or a space of it, does not suit.
+    """
+    env_cls = partial(make_env, settings.env)
+    options: dict[str, Any] = {
+        "standalone": True,
+        "crc_debug": settings.crc_debug,
+        "worker_id": "local",
+        "seed": seed,
+        "frame_stack": settings.stack,
+    }
+    actor_cls = partial(make_actor, settings.agent)
+    if settings.num_envs == 1:
+        return RolloutWorker(env_cls, actor_cls, **options)
+
+    def make_envs() -> SyncVectorEnv[Any, Any]:
+        # Each call steps each environment, and final observations are copied before the reset.
+        return SyncVectorEnv([env_cls] * settings.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+    return VectorWorker(make_envs, actor_cls, test_env_cls=env_cls, **options)
 
 
 def checked_device(device: str | None) -> str:
@@ -124,18 +157,11 @@ class Session:
         seed = (
             settings.seed if resumed is None else _mixed(settings.seed, resumed.counters()["total_samples"])
         )
-        self.worker = RolloutWorker(
-            partial(make_env, settings.env),
-            partial(make_actor, settings.agent),
-            standalone=True,
-            crc_debug=settings.crc_debug,
-            worker_id="local",
-            seed=seed,
-            frame_stack=settings.stack,
-        )
-        observation_space, action_space = self.worker.env.observation_space, self.worker.env.action_space
+        self.worker = make_worker(settings, seed)
+        observation_space, action_space = single_spaces(self.worker.env)
         self.agent_name = agent_name(settings.agent, action_space)
-        updates_per_exchange = max(1, round(STEPS_PER_EXCHANGE * settings.ratio))
+        self._steps_per_exchange = math.ceil(STEPS_PER_EXCHANGE / settings.num_envs) * settings.num_envs
+        updates_per_exchange = max(1, round(self._steps_per_exchange * settings.ratio))
         self.training = TorchTrainingOffline(
             (self.worker.actor.observation_space, action_space),
             partial(make_memory, settings, (observation_space, action_space), is_new=resumed is None),
@@ -176,7 +202,7 @@ class Session:
         title = f"{self.settings.env} · {folder.path}"
         source = WorkerSource(
             self.worker,
-            STEPS_PER_EXCHANGE,
+            self._steps_per_exchange,
             test_interval_steps=STEPS_PER_ATARI_TEST if self.settings.is_atari else STEPS_PER_TEST,
             test_episodes=EPISODES_PER_TEST,
         )
@@ -281,6 +307,7 @@ class Outcome:
             "env": self.settings.env,
             "agent": self._session.agent_name,
             "seed": self.settings.seed,
+            "num_envs": self.settings.num_envs,
             "interrupted": self.is_interrupted,
             "env_steps": journal.env_steps,
             "updates": journal.updates,

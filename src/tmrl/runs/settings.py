@@ -48,6 +48,8 @@ class TrainSettings:
     """Updates for each step after --warm-up; by default 1, 20 for redq, and 0.25 for the games of ALE."""
     warm_up: int = 500
     """Steps before the first update."""
+    num_envs: int = 1
+    """Environments to step side by side in this process; --steps counts those of all together."""
     prioritized: bool = False
     """Draw transitions in proportion to the agent's last error about them."""
     n_step: int = 1
@@ -81,7 +83,7 @@ class TrainSettings:
         """
         sizes = () if isinstance(self.memory_size, str) else ("memory_size",)
         stack = () if self.frame_stack is None else ("frame_stack",)
-        for name in ("steps", "batch_size", *sizes, "threads", "n_step", *stack):
+        for name in ("steps", "batch_size", *sizes, "threads", "n_step", "num_envs", *stack):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         for name in ("warm_up", "seed", "checkpoint_interval_s"):
@@ -90,6 +92,11 @@ class TrainSettings:
         for name, value in (("learning-rate", self.rate), ("updates-per-step", self.ratio)):
             if not 0 < value < math.inf:
                 raise ValueError(f"--{name} must be above 0 and finite, got {value}")
+        if self.num_envs > self.steps:
+            raise ValueError(
+                f"--num-envs must be at most --steps, {self.steps}, got {self.num_envs}; each of them makes "
+                "at least one step"
+            )
         self._check_demo_fraction()
 
     def _check_demo_fraction(self) -> None:

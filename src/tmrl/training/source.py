@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.sink import Received
+from tmrl.vector_worker import VectorWorker
 from tmrl.worker import RolloutWorker
 
 
@@ -103,12 +104,14 @@ class InProcessLine:
 class WorkerSource:
     """A worker in the trainer's own thread: it steps its environment when the loop asks for samples.
 
-    Test episodes run in the worker's environment, between its training episodes.
+    Test episodes of a `RolloutWorker` run in its environment, between its training episodes; those of a
+    `VectorWorker` in an environment of their own, at any time.
 
     Args:
         worker: A standalone worker; it gets a line to this source.
-        steps_per_retrieval: Steps of the environment for each `retrieve_buffer()`.
-        test_interval_steps: Steps from one test to the next; 0 for no such tests.
+        steps_per_retrieval: Steps of the environment for each `retrieve_buffer()`; of several environments
+            together, in whole steps of all.
+        test_interval_steps: Steps, likewise, from one test to the next; 0 for no such tests.
         test_interval_episodes: Training episodes from one test to the next; 0 for no such tests.
         test_episodes: Episodes a test.
 
@@ -118,7 +121,7 @@ class WorkerSource:
 
     def __init__(
         self,
-        worker: RolloutWorker,
+        worker: RolloutWorker | VectorWorker,
         steps_per_retrieval: int = 100,
         test_interval_steps: int = 0,
         test_interval_episodes: int = 0,
@@ -140,13 +143,13 @@ class WorkerSource:
 
     def retrieve_buffer(self) -> Buffer:
         """Lets the worker collect, tests where they are due, and returns what it sent."""
-        for _ in range(self._steps_per_retrieval):
-            if not self.worker.is_episode_open:
+        for _ in range(0, self._steps_per_retrieval, self.worker.num_envs):
+            if self.worker.can_test:
                 self._test_if_due()
+            before = len(self.worker.buffer.episodes)
             self.worker.collect_steps(1)
-            self._step_clock.tick()
-            if not self.worker.is_episode_open:
-                self._episode_clock.tick()
+            self._step_clock.tick(self.worker.num_envs)
+            self._episode_clock.tick(len(self.worker.buffer.episodes) - before)
         self.worker.send_and_clear_buffer()
         return self._line.retrieve_buffer()
 
@@ -178,8 +181,8 @@ class _Interval:
         self._length = length
         self._ticks = 0
 
-    def tick(self) -> None:
-        self._ticks += 1
+    def tick(self, count: int) -> None:
+        self._ticks += count
 
     def is_due(self) -> bool:
         is_due = 0 < self._length <= self._ticks

@@ -1,0 +1,320 @@
+"""VectorWorker: acts in many environments at once, those of a `gymnasium.vector` environment.
+
+Each of them is a lane, and a stream of its own: what lane i of the worker `robot` sends is what a
+`RolloutWorker` named `robot/i` would send from the same environment, seed and actions, bit by bit, however
+the vector environment resets its lanes. The final observation is sent; a step whose action was ignored
+because it was a reset is not.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.frames import stacked_space
+from tmrl.history import History
+from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
+from tmrl.policy_feed import PolicyFeed, check_has_line
+from tmrl.policy_files import PolicyFiles
+from tmrl.sink import Sink
+from tmrl.stamping import owned
+from tmrl.vector_env import LaneStart, VectorLanes, single_spaces
+from tmrl.worker import RolloutWorker
+
+logger = logging.getLogger(__name__)
+
+
+class VectorWorker:
+    """Acts in all lanes of a vector environment and collects samples, as a `RolloutWorker` does in one.
+
+    The policy is asked lane by lane, because a batch of several may be computed with other roundings than
+    each alone. A policy that has `act_batch(observations, test=False)` is given the list of the
+    observations instead, and returns their actions in the same order.
+
+    Args:
+        env_cls: Makes the vector environment.
+        actor_module_cls: As for `RolloutWorker`, for the spaces of a single lane.
+        sample_compressor, device, model_path, obs_preprocessor, crc_debug, model_path_history, model_history,
+        standalone, source, crc_samples, sink, allow_pickle, wait_limit_s, frame_stack, history:
+            As for `RolloutWorker`, for each lane.
+        max_samples_per_episode: Steps after which an episode is truncated and its lane reset, while the
+            others go on.
+        worker_id: As for `RolloutWorker`. Lane i has the name `{worker_id}/{i}` in stamps and statistics.
+        seed: Seed of the first reset of lane 0; lane i has `seed + i`, and test episodes `seed + num_envs`.
+        test_env_cls: Makes a single environment for test episodes.
+
+    Attributes:
+        env: The vector environment.
+        buffer: What was collected and not sent.
+        max_samples_per_episode: As given.
+
+    Raises:
+        TypeError: The environment is a single one.
+        ValueError: The environment does not say how its lanes are reset, or an argument does not suit.
+    """
+
+    def __init__(
+        self,
+        env_cls: Callable[[], Any],
+        actor_module_cls: Callable[..., ActorModule],
+        sample_compressor: Callable[..., tuple[Any, ...]] | None = None,
+        device: Any = "cpu",
+        max_samples_per_episode: float = np.inf,
+        model_path: str | Path | None = None,
+        obs_preprocessor: Callable[[Any], Any] | None = None,
+        crc_debug: bool = False,
+        model_path_history: str | Path | None = None,
+        model_history: int = 0,
+        standalone: bool = False,
+        *,
+        worker_id: str | None = None,
+        source: str = "online",
+        crc_samples: bool = False,
+        sink: Sink | None = None,
+        seed: int | None = None,
+        allow_pickle: bool = False,
+        wait_limit_s: float = 600.0,
+        frame_stack: int = 1,
+        history: History | None = None,
+        test_env_cls: Callable[[], Any] | None = None,
+    ) -> None:
+        check_has_line("VectorWorker", sink, standalone)
+        self._rules = SampleRules(
+            sample_compressor, obs_preprocessor, crc_debug, crc_samples, source, frame_stack, history
+        )
+        self.max_samples_per_episode = checked_limit("max_samples_per_episode", max_samples_per_episode)
+        self.worker_id = worker_name(worker_id)
+        self.buffer = Buffer()
+        files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
+        self.env = env_cls()
+        self._envs = VectorLanes(self.env, seed)
+        if max_samples_per_episode < np.inf and not self._envs.can_reset_one:
+            raise ValueError(
+                f"max_samples_per_episode resets single lanes, which {self.env} cannot, got "
+                f"{max_samples_per_episode}; limit the episodes in the environment"
+            )
+        self._lanes = [Lane(f"{self.worker_id}/{i}", self._rules) for i in range(len(self._envs))]
+        self._acts: list[Any] = [None] * len(self._lanes)
+        observation_space, action_space = single_spaces(self.env)
+        actor = actor_module_cls(
+            observation_space=stacked_space(observation_space, frame_stack), action_space=action_space
+        )
+        self._feed = PolicyFeed(self.worker_id, actor, device, files, sink, wait_limit_s)
+        self._test_env_cls = test_env_cls
+        self._test_seed = None if seed is None else seed + len(self._lanes)
+        self._tester: RolloutWorker | None = None
+
+    @property
+    def num_envs(self) -> int:
+        """How many lanes there are."""
+        return len(self._lanes)
+
+    @property
+    def actor(self) -> ActorModule:
+        """The policy, replaced when a new one arrives."""
+        return self._feed.actor
+
+    @actor.setter
+    def actor(self, actor: ActorModule) -> None:
+        self._feed.actor = actor
+
+    @property
+    def sink(self) -> Sink | None:
+        """The line to the trainer; may be set later."""
+        return self._feed.sink
+
+    @sink.setter
+    def sink(self, sink: Sink | None) -> None:
+        self._feed.sink = sink
+
+    @property
+    def policy_version(self) -> int:
+        """How many policies have arrived."""
+        return self._feed.version
+
+    @property
+    def can_test(self) -> bool:
+        """Whether a test episode would cut no training episode; always, they have an environment each."""
+        return True
+
+    # Training episodes.
+
+    def collect_steps(self, nb_steps: int) -> None:
+        """Steps all lanes, going on with their episodes; where one ends the next begins.
+
+        Args:
+            nb_steps: Steps of the vector environment, each of all lanes. Resets are not counted, except those
+                that a NEXT_STEP environment makes instead of a step.
+        """
+        for _ in range(nb_steps):
+            self._start_lanes()
+            self._step_lanes()
+
+    def _start_lanes(self) -> None:
+        """Collects the starts that came with the last step, and resets the lanes that have no episode."""
+        for i, start in self._envs.fetch_starts().items():
+            self._lanes[i].begin()
+            self._collect_start(i, start)
+        due = [i for i, lane in enumerate(self._lanes) if not lane.is_open and i not in self._envs.resetting]
+        if not due:
+            return
+        for i in due if self._envs.can_reset_one else range(len(self._lanes)):
+            self._lanes[i].begin()
+        for i, start in self._envs.reset(due).items():
+            self._collect_start(i, start)
+
+    def _step_lanes(self) -> None:
+        resetting = self._envs.resetting
+        stepping = [i for i in range(len(self._lanes)) if i not in resetting]
+        self._act(stepping)
+        for i, lane in enumerate(self._lanes):
+            if i in resetting:
+                lane.begin()
+            else:
+                lane.advance(self._acts[i])
+        for i, arrival in enumerate(self._envs.step(self._acts)):
+            if isinstance(arrival, LaneStart):
+                self._collect_start(i, arrival)
+                continue
+            obs, rew, terminated, truncated, info = arrival
+            lane = self._lanes[i]
+            lane.arrive(obs, rew)
+            if lane.episode_step >= self.max_samples_per_episode and not terminated:
+                truncated = True
+            lane.collect(self.buffer, self.policy_version, rew, terminated, truncated, info)
+
+    def _act(self, stepping: list[int]) -> None:
+        """Asks the policy for the actions of some lanes; those of the others stay."""
+        lanes = [self._lanes[i] for i in stepping]
+        act_batch = getattr(self.actor, "act_batch", None)
+        if act_batch is None:
+            acts = [owned(self.actor.act_(lane.look(lane.obs), test=False)) for lane in lanes]
+        else:
+            acts = [owned(act) for act in act_batch([lane.look(lane.obs) for lane in lanes], test=False)]
+        for i, act in zip(stepping, acts, strict=True):
+            self._acts[i] = act
+
+    def _collect_start(self, i: int, start: LaneStart) -> None:
+        lane = self._lanes[i]
+        lane.start(start.obs, self._envs.default_action(i))
+        lane.collect(self.buffer, self.policy_version, 0.0, False, False, start.info)
+
+    # Test episodes.
+
+    def run_episode(self, max_samples: float | None = None, train: bool = False) -> None:
+        """Runs one episode in the environment for tests, and notes its return and length.
+
+        Args:
+            max_samples: Steps after which it is left; `max_samples_per_episode` by default.
+            train: Whether to act with exploration.
+
+        Raises:
+            ValueError: There is no environment for tests.
+        """
+        if self._tester is None:
+            self._tester = self._make_tester()
+        self._tester.actor = self.actor
+        self._tester.run_episode(self.max_samples_per_episode if max_samples is None else max_samples, train)
+        for record in self._tester.buffer.episodes:
+            self.buffer.record_episode(replace(record, policy_version=self.policy_version))
+        self._tester.buffer.clear()
+
+    def run_episodes(
+        self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
+    ) -> None:
+        """Runs `nb_episodes` times `run_episode`."""
+        while nb_episodes > 0:
+            self.run_episode(max_samples_per_episode, train=train)
+            nb_episodes -= 1
+
+    def _make_tester(self) -> RolloutWorker:
+        if self._test_env_cls is None:
+            raise ValueError(
+                "a VectorWorker tests in a single environment of its own, got none; pass test_env_cls="
+            )
+        return RolloutWorker(
+            self._test_env_cls,
+            self._given_actor,
+            device=self._feed.device,
+            obs_preprocessor=self._rules.obs_preprocessor,
+            standalone=True,
+            worker_id=self.worker_id,
+            seed=self._test_seed,
+            frame_stack=self._rules.frame_stack,
+        )
+
+    def _given_actor(self, **_: Any) -> ActorModule:
+        """Stands for the class of an actor that exists already."""
+        return self.actor
+
+    # The loop.
+
+    def run(
+        self,
+        test_episode_interval: int = 0,
+        nb_episodes: float = np.inf,
+        verbose: bool = True,
+        expert: bool = False,
+    ) -> None:
+        """Collects in all lanes; whenever an episode ends, sends and takes the newest policy.
+
+        Args:
+            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
+                none with `crc_debug`.
+            nb_episodes: How many episodes to complete, in all lanes together; more may end with the last.
+            verbose: Whether to log each one.
+            expert: Whether to keep the policy and drop those that arrive, without test episodes.
+        """
+        tests = test_episode_interval > 0 and not expert and not self._rules.crc_debug
+        episodes, next_test = 0, 0
+        while episodes < nb_episodes:
+            if tests and episodes >= next_test:
+                self.run_episode()
+                next_test = (episodes // test_episode_interval + 1) * test_episode_interval
+            episodes += self._collect_until_an_end(verbose)
+            self.send_and_clear_buffer()
+            if expert:
+                self.ignore_actor_weights()
+            else:
+                self.update_actor_weights(verbose=verbose)
+
+    def _collect_until_an_end(self, verbose: bool) -> int:
+        """Collects until episodes end; returns how many."""
+        before = len(self.buffer.episodes)
+        while len(self.buffer.episodes) == before:
+            self.collect_steps(1)
+        ended = self.buffer.episodes[before:]
+        for record in ended if verbose else ():
+            logger.info("%s: %s", record.worker, record)
+        return len(ended)
+
+    # The line to the trainer.
+
+    def send_and_clear_buffer(self) -> None:
+        """Hands what was collected to the sink; without one it stays in `buffer`."""
+        self._feed.send(self.buffer)
+
+    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
+        """Takes the newest policy that arrived, as `RolloutWorker.update_actor_weights` does."""
+        return self._feed.update(verbose, blocking)
+
+    def ignore_actor_weights(self) -> int:
+        """Drops the policies that arrived and returns how many they were."""
+        return self._feed.ignore()
+
+    def close(self) -> None:
+        """Closes the environments; samples not sent stay in `buffer`."""
+        self.env.close()
+        if self._tester is not None:
+            self._tester.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
