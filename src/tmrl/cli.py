@@ -1,4 +1,4 @@
-"""The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`, `credentials`.
+"""The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`, and those of the line.
 
 Nobody imports it. It is thin: the work is done in `tmrl.runs`, `tmrl.inspection` and `tmrl.networking`.
 Exit codes: 0 done, 1 the target was not reached, or the data or the credentials cannot be used, 2 a wrong
@@ -9,6 +9,7 @@ by the command that needs them.
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -17,14 +18,12 @@ import tyro
 from rich.console import Console
 
 from tmrl import __version__
+from tmrl.cli_line import credentials, server, status, worker
+from tmrl.cli_telling import FAILED, INTERRUPTED, WRONG_CALL, damage_told, say, tell, wrong_calls_told
 from tmrl.runs.settings import RecordSettings, TrainSettings
 
 if TYPE_CHECKING:
     from tmrl.datasets.dataset import Dataset
-
-FAILED = 1
-WRONG_CALL = 2
-INTERRUPTED = 130
 
 
 def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
@@ -35,7 +34,7 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
 
     console = Console()
     with ExitStack() as claims:
-        with _wrong_calls_told():
+        with wrong_calls_told():
             settings.check()
             torch.set_num_threads(settings.threads)
             if settings.resume is None:
@@ -61,7 +60,7 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     console.print(_figure(outcome.returns), highlight=False)
     if outcome.is_on_target:
         return 0
-    _tell(
+    tell(
         f"the mean test return must be at least {settings.target:g}, got {outcome.mean:.1f}; "
         "train longer with --steps, or give another --seed or --target-return"
     )
@@ -80,9 +79,10 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
 
     from tmrl.frames import stacked_space
     from tmrl.runs.record import load_policy
-    from tmrl.runs.session import make_env, run_tests
+    from tmrl.runs.environments import make_env
+    from tmrl.runs.session import run_tests
 
-    with _wrong_calls_told():
+    with wrong_calls_told():
         if episodes < 1 or seed < 0:
             raise ValueError(
                 f"--episodes must be at least 1 and --seed at least 0, got {episodes} and {seed}"
@@ -111,10 +111,10 @@ def inspect(path: tyro.conf.Positional[Path], html: Path | None = None) -> int:
     from tmrl.inspection.facts import read_facts
     from tmrl.inspection.table import print_contents
 
-    with _wrong_calls_told():
+    with wrong_calls_told():
         if html is not None and not html.parent.is_dir():
             raise FileNotFoundError(f"--html must be a file in a folder that exists, got {html}")
-    with _damage_told():
+    with damage_told():
         dataset = _open_dataset(path)
         facts = read_facts(path, dataset)
         with _progress(dataset.n_rows) as on_rows:
@@ -141,13 +141,13 @@ def verify(path: tyro.conf.Positional[Path]) -> int:
     """
     from tmrl.inspection.verdict import verify as verdict_of
 
-    with _damage_told():
+    with damage_told():
         dataset = _open_dataset(path)
         errors = Console(stderr=True)
         with errors.status("reading every checksum") if errors.is_terminal else nullcontext():
             verdict = verdict_of(dataset)
         if not verdict.is_sound:
-            _tell(str(verdict))
+            tell(str(verdict))
             return FAILED
     Console().print(str(verdict), soft_wrap=True, highlight=False, markup=False)
     return 0
@@ -158,7 +158,7 @@ def record(settings: Annotated[RecordSettings, tyro.conf.arg(name="")]) -> int:
     from tmrl.runs.record import Recorder
 
     console = Console()
-    with _wrong_calls_told():
+    with wrong_calls_told():
         n_recorded = Recorder(settings).record(console)
     console.print(f"{n_recorded} episodes were recorded in {settings.out}", soft_wrap=True, highlight=False)
     return 0 if n_recorded == settings.episodes else INTERRUPTED
@@ -180,7 +180,7 @@ def export(
     """
     from tmrl.datasets.exporting import export as write
 
-    with _wrong_calls_told():
+    with wrong_calls_told():
         report = write(path, out, to, drop)
     console = Console()
     for remark in (*report.assumed, *report.dropped):
@@ -191,106 +191,6 @@ def export(
         highlight=False,
     )
     return 0
-
-
-def init_credentials(
-    folder: tyro.conf.Positional[Path],
-    host: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    port: int | None = None,
-    days: int = 730,
-    renew: bool = False,
-) -> int:
-    """Make an authority, a server's certificate and the trainer's file.
-
-    Args:
-        folder: A new folder, which only you can open.
-        host: DNS name or IP address of the server; may be repeated, and clients are given the first.
-        port: Port of the server; 55555 unless given.
-        days: How long the certificates of the server and the trainer are valid.
-        renew: Make these two anew, in a folder that has them; workers keep their files.
-    """
-    from tmrl.networking.authority import PORT, Authority
-
-    with _wrong_calls_told(), _damage_told():
-        if renew:
-            authority = Authority.open(folder).renew(host, port, days)
-        else:
-            authority = Authority.create(folder, host, PORT if port is None else port, days)
-    _say(
-        f"credentials of a server at {authority.hosts[0]}, port {authority.port}, are in {folder}; "
-        f"the trainer's file is {folder / 'trainer.json'}; keep {folder / 'ca.key'} where nobody else gets it"
-    )
-    return 0
-
-
-def add_worker(
-    folder: tyro.conf.Positional[Path],
-    name: tyro.conf.Positional[str],
-    days: int = 730,
-    renew: bool = False,
-) -> int:
-    """Make the file that one worker needs to reach the server.
-
-    Args:
-        folder: The folder that `tmrl credentials init` made.
-        name: Name of the worker, such as robot-1.
-        days: How long its certificate is valid.
-        renew: Make a new file for a worker that exists; its old one stays valid until it expires.
-    """
-    from tmrl.networking.authority import Authority
-
-    with _wrong_calls_told(), _damage_told():
-        file = Authority.open(folder).add_worker(name, days, renew)
-    _say(f"{file} is all that {name} needs; copy it there, and let nobody else read it")
-    return 0
-
-
-def revoke_credentials(folder: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> int:
-    """Shut a worker, or the trainer, out; a running server obeys within a second.
-
-    Args:
-        folder: The folder that `tmrl credentials init` made.
-        name: Name of the worker, or trainer.
-    """
-    from tmrl.networking.authority import Authority
-
-    with _wrong_calls_told(), _damage_told():
-        n_revoked = Authority.open(folder).revoke(name)
-    certificates = "certificate" if n_revoked == 1 else "certificates"
-    _say(
-        f"{n_revoked} {certificates} of {name} revoked; "
-        f"a server on another machine needs {folder / 'revoked.json'} anew"
-    )
-    return 0
-
-
-def list_credentials(folder: tyro.conf.Positional[Path]) -> int:
-    """List what was made: name, role, issued, expires, revoked, fingerprint.
-
-    Args:
-        folder: The folder that `tmrl credentials init` made.
-    """
-    from tmrl.networking.authority import Authority
-    from tmrl.networking.issued import table_of
-
-    with _wrong_calls_told(), _damage_told():
-        lines = table_of(Authority.open(folder).records())
-    for line in lines:
-        _say(line)
-    return 0
-
-
-def credentials(
-    command: Annotated[
-        Annotated[int, tyro.conf.subcommand("init", constructor=init_credentials)]
-        | Annotated[int, tyro.conf.subcommand("worker", constructor=add_worker)]
-        | Annotated[int, tyro.conf.subcommand("revoke", constructor=revoke_credentials)]
-        | Annotated[int, tyro.conf.subcommand("list", constructor=list_credentials)],
-        tyro.conf.arg(name=""),
-    ],
-) -> int:
-    """Make, revoke and list what workers and the trainer prove themselves with."""
-    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -304,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         Console().print(f"tmrl-memory {__version__}", highlight=False)
         sys.exit(0)
     try:
-        with _wrong_calls_told():
+        with wrong_calls_told():
             _check_import_name()
             defaults = _defaults(arguments)
         sys.exit(_dispatch(arguments, defaults))
@@ -317,6 +217,12 @@ def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
         """Train an agent and leave its policy, curve and summary in runs/<name>/."""
         return _train(settings, defaults)
 
+    def trainer(settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = defaults) -> int:
+        """Train as `train` does, from what the workers of a server send; by default one on this machine."""
+        if not settings.is_fed_from_afar:
+            settings = replace(settings, server="127.0.0.1")
+        return _train(settings, defaults)
+
     return tyro.extras.subcommand_cli_from_dict(
         {
             "train": train,
@@ -325,6 +231,10 @@ def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:
             "export": export,
             "inspect": inspect,
             "verify": verify,
+            "trainer": trainer,
+            "server": server,
+            "worker": worker,
+            "status": status,
             "credentials": credentials,
         },
         prog="tmrl",
@@ -337,7 +247,7 @@ def _defaults(arguments: Sequence[str]) -> TrainSettings:
     """The settings that flags replace: those of the run that --resume names, if it does."""
     given = [argument.partition("=") for argument in arguments]
     flags = [i for i, (flag, _, _) in enumerate(given) if flag == "--resume"]
-    if not flags or arguments[0] != "train":
+    if not flags or arguments[0] not in {"train", "trainer"}:
         return TrainSettings()
     _, equals, value = given[flags[-1]]
     if not equals and len(arguments) <= flags[-1] + 1:
@@ -366,7 +276,7 @@ def _open_dataset(path: Path) -> "Dataset":
     try:
         return open_dataset(path)
     except DatasetError as error:
-        _tell(str(error))
+        tell(str(error))
         sys.exit(FAILED if path.exists() else WRONG_CALL)
 
 
@@ -379,36 +289,6 @@ def _progress(n_rows: int) -> Generator[Callable[[int], object]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=n_rows)
         yield lambda n: progress.advance(task, n)
-
-
-@contextmanager
-def _damage_told() -> Generator[None]:
-    """Turns data or credentials that turn out to be damaged into a message and exit code 1."""
-    from tmrl.errors import CredentialError, DatasetError
-
-    try:
-        yield
-    except (CredentialError, DatasetError) as error:
-        _tell(str(error))
-        sys.exit(FAILED)
-
-
-@contextmanager
-def _wrong_calls_told() -> Generator[None]:
-    """Turns what a wrong call raises, before any work began, into a message and exit code 2."""
-    try:
-        yield
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
-        _tell(str(error))
-        sys.exit(WRONG_CALL)
-
-
-def _say(message: str) -> None:
-    Console().print(message, soft_wrap=True, highlight=False, markup=False)
-
-
-def _tell(message: str) -> None:
-    Console(stderr=True).print(f"tmrl: {message}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _figure(returns: Sequence[float]) -> str:

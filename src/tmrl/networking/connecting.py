@@ -76,6 +76,7 @@ def connect_worker(
     when_full: WhenFull = "block",
     compress: Sequence[str] = (),
     wait_limit_s: float = float("inf"),
+    close_s: float = 10.0,
 ) -> WorkerLine:
     """A worker's line to a server; it connects in the background, now and whenever it has to again.
 
@@ -85,10 +86,11 @@ def connect_worker(
         server_port: Its port.
         credential: File that `tmrl credentials worker` made; needed off this machine.
         outbox, outbox_bytes, when_full, wait_limit_s: See `outbox_of`.
-        compress: Fields to compress losslessly, see `WorkerLine`.
+        compress, close_s: See `WorkerLine`.
     """
     dialer = dialer_of(server_ip, server_port, credential)
-    return WorkerLine(dialer, outbox_of(name, outbox, outbox_bytes, when_full, wait_limit_s), compress)
+    box = outbox_of(name, outbox, outbox_bytes, when_full, wait_limit_s)
+    return WorkerLine(dialer, box, compress, close_s=close_s)
 
 
 def connect_trainer(

@@ -158,7 +158,7 @@ class Policy:
     """A policy."""
 
     version: int
-    """Counts the policies that the server has had; 0 where a trainer publishes one."""
+    """How many policies the trainer has sent until then; where it publishes one, how many more this makes."""
     digest: int
     """XXH3 of the body."""
     body: bytes | memoryview = b""

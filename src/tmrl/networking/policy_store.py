@@ -51,7 +51,7 @@ class PolicyStore:
         """
         if not is_whole(policy):
             raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
-        version = self.version + 1
+        version = self.version + max(1, policy.version)
         self.frame = to_frame(Policy(version, policy.digest), [policy.body])
         self._write(POLICY, self.frame)
         self.version = version
@@ -77,6 +77,6 @@ def is_whole(policy: Policy) -> bool:
     return xxh3_64_intdigest(policy.body) == policy.digest
 
 
-def policy_message(body: bytes) -> Policy:
-    """A policy to publish."""
-    return Policy(0, xxh3_64_intdigest(body), body)
+def policy_message(count: int, body: bytes) -> Policy:
+    """A policy to publish, the newest of `count`; those before it never left."""
+    return Policy(count, xxh3_64_intdigest(body), body)

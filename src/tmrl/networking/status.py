@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tmrl.errors import ProtocolError
+from tmrl.errors import LineLostError, ProtocolError
+from tmrl.networking import background
 from tmrl.networking.messages import Ask, Report, to_frame
 from tmrl.networking.reconnect import hear
 from tmrl.networking.transport import Dialer
@@ -24,3 +25,23 @@ async def ask(dialer: Dialer) -> dict[str, Any]:
     if not isinstance(report, Report):
         raise ProtocolError(f"a server must answer with a Report, got {type(report).__name__}")
     return report.document
+
+
+def report_of(dialer: Dialer, timeout_s: float = 10.0) -> dict[str, Any]:
+    """The server's report, for a thread outside of the line's loop; hangs up.
+
+    Raises:
+        LineLostError: The server cannot be reached.
+        RefusedError: It refuses.
+    """
+
+    async def whole() -> dict[str, Any]:
+        try:
+            return await ask(dialer)
+        finally:
+            await dialer.close()
+
+    try:
+        return background.run(whole(), timeout_s)
+    except TimeoutError:
+        raise LineLostError(f"{dialer.address} did not answer within {timeout_s:g} s") from None

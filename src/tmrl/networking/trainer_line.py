@@ -77,6 +77,7 @@ class TrainerLine:
         self._is_kept_elsewhere = False
         self._wishes: Any = None
         self._policy: bytes | None = None
+        self._unsent = 0
         self._refused: RefusedError | None = None
         self._wait: Wait | None = None
         self._is_closed = False
@@ -156,7 +157,9 @@ class TrainerLine:
         """
         self.start()
         self._check()
-        self._policy = save_policy(actor)
+        body = save_policy(actor)
+        with self._lock:
+            self._policy, self._unsent = body, self._unsent + 1
         self._poke(self._has_policy)
 
     def state(self) -> dict[str, Any]:
@@ -189,12 +192,6 @@ class TrainerLine:
         if spool == self._spool and number > self._durable:
             self._durable = number
             self._poke(self._changed)
-
-    def ask(self) -> Any:
-        """The server's report; see `Hub.report`."""
-        from tmrl.networking.status import ask
-
-        return background.run(ask(self._dialer), 10.0)
 
     def _check(self) -> None:
         if self._refused is not None:
@@ -283,24 +280,30 @@ class TrainerLine:
 
     async def _hang_up(self) -> None:
         deadline = time.monotonic() + LAST_WORD_S
-        while self._told is not None and self._told[1] < self._durable and time.monotonic() < deadline:
+        while self._has_more_to_say() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await end(self._tasks)
         await self._dialer.close()
+
+    def _has_more_to_say(self) -> bool:
+        return self._told is not None and (self._told[1] < self._durable or self._unsent > 0)
 
     async def _publish_all(self, connection: Connection) -> None:
         while True:
             await self._has_policy.wait()
             self._has_policy.clear()
-            body = self._policy
-            if body is None:
+            with self._lock:
+                body, count = self._policy, self._unsent
+            if body is None or not count:
                 continue
             try:
-                await connection.send(to_frame(policy_message(body)))
+                await connection.send(to_frame(policy_message(count, body)))
                 await hear(connection)
             except BaseException:
                 self._has_policy.set()  # it may not have arrived
                 raise
+            with self._lock:
+                self._unsent -= count
 
 
 async def _event() -> asyncio.Event:

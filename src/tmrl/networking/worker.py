@@ -44,6 +44,7 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
         when_full: Whether a full outbox makes the worker wait (`block`) or drops the oldest episodes (`drop`),
             as a real-time environment needs it.
         compress: Fields to compress, losslessly, as in `("obs",)`.
+        close_s: How long `close` waits for samples to be safe with the server.
 
     Raises:
         ValueError: The server is another machine, and there is no credential.
@@ -86,6 +87,7 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
         outbox_bytes: int = 10**9,
         when_full: WhenFull = "block",
         compress: Sequence[str] = (),
+        close_s: float = 10.0,
     ) -> None:
         warn_retired(
             "RolloutWorker",
@@ -140,6 +142,8 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
                 outbox_bytes,
                 when_full,
                 compress,
+                wait_limit_s,
+                close_s,
             )
         except BaseException:
             super().close()

@@ -51,6 +51,7 @@ class Journal:
         earlier: What `state()` returned in a checkpoint that the run goes on from; None for a new run.
 
     Attributes:
+        source: As given.
         points: The episodes that finished.
         updates: Training steps done.
         env_steps: Samples passed, resets included.
@@ -69,7 +70,7 @@ class Journal:
         self.points = [CurvePoint(*point) for point in earlier["points"]]
         self.updates: int = earlier["updates"]
         self.env_steps: int = earlier["env_steps"]
-        self._source = source
+        self.source = source
         self._display = display
         self._planned = updates_planned
         # What a killed run logged after its last checkpoint must not stand beside what comes now.
@@ -94,7 +95,7 @@ class Journal:
 
     def retrieve_buffer(self) -> Buffer:
         """Passes on what the source has, and notes the episodes that finished."""
-        buffer = self._source.retrieve_buffer()
+        buffer = self.source.retrieve_buffer()
         self.env_steps += len(buffer)
         for record in buffer.episodes:
             self._note_episode(record)
@@ -102,7 +103,7 @@ class Journal:
 
     def broadcast_model(self, actor: ActorModule) -> None:
         """Passes the policy on."""
-        self._source.broadcast_model(actor)
+        self.source.broadcast_model(actor)
 
     def _note_episode(self, record: EpisodeRecord) -> None:
         self.points.append(CurvePoint(self.env_steps, record.episode_return, record.is_test))

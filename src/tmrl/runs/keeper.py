@@ -9,7 +9,8 @@ from typing import Any, Self
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.runs.journal import Journal
-from tmrl.training import Checkpoint, TrainingOffline
+from tmrl.training import Checkpoint, SampleSource, TrainingOffline
+from tmrl.training.source import line_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,6 +46,11 @@ class Keeper:
         self._is_ending = False
         self._handlers: dict[signal.Signals, Any] = {}
 
+    @property
+    def source(self) -> SampleSource:
+        """Where the journal has it from."""
+        return self._journal.source
+
     def retrieve_buffer(self) -> Buffer:
         """Passes on what the journal has.
 
@@ -75,7 +81,13 @@ class Keeper:
         Raises:
             KeyboardInterrupt: As in `on_update`.
         """
-        self._checkpoint.save(self._training, self._journal.state())
+        notes, line = self._journal.state(), line_of(self.source)
+        if line is None:
+            self._checkpoint.save(self._training, notes)
+        else:
+            state = line.state()
+            self._checkpoint.save(self._training, notes | {"line": state})
+            line.commit(state)
         self._saved_at = self._clock()
         if self._is_ending:
             raise KeyboardInterrupt

@@ -105,6 +105,8 @@ class WorkerSettings:
     """Seed of the first reset of the environment."""
     wait_limit_s: float = 600.0
     """Longest wait for a policy, or for room in the outbox."""
+    close_s: float = 10.0
+    """Longest wait, at the end, for samples to be safe with the server."""
     until_stdin_closes: bool = False
     """End when standard input ends, as it does when the process that started this one is gone."""
 

@@ -80,7 +80,7 @@ class Recorder:
     """
 
     def __init__(self, settings: RecordSettings) -> None:
-        from tmrl.runs.session import make_env
+        from tmrl.runs.environments import make_env
 
         settings.check()
         check_is_free(settings.out, settings.append)

@@ -11,10 +11,10 @@ from rich.console import Console
 from tmrl.memory.size import budget_bytes
 from tmrl.networking import RolloutWorker, Server
 from tmrl.networking.connecting import RAM
+from tmrl.runs.environments import make_env
 from tmrl.runs.lifetime import follow_stdin, interruptible
 from tmrl.runs.line_settings import Address, ServerSettings, WorkerSettings
 from tmrl.runs.recipe import make_actor
-from tmrl.runs.session import make_env
 
 
 def serve(settings: ServerSettings, console: Console) -> None:
@@ -71,6 +71,7 @@ def make_worker(settings: WorkerSettings) -> RolloutWorker:
         outbox_bytes=budget_bytes(settings.outbox_size),
         when_full=settings.when_full,
         compress=settings.compress,
+        close_s=settings.close_s,
     )
 
 

@@ -1,7 +1,7 @@
-"""Session: one training run in one process, from the worker to the files it leaves.
+"""Session: one training run, from where its samples come from to the files it leaves.
 
-worker -> WorkerSource -> Journal -> TorchTrainingOffline (ReplayMemory, agent) -> Trainer
-                                             `-> Keeper -> Checkpoint
+Feed -> Journal -> TorchTrainingOffline (ReplayMemory, agent) -> Trainer
+                           `-> Keeper -> Checkpoint
 """
 
 import math
@@ -10,91 +10,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
 
 from tmrl.actor import ActorModule
-from tmrl.envs import AtariEnv, GenericGymEnv
+from tmrl.frames import stacked_space
 from tmrl.networking import Trainer
 from tmrl.runs.curve import draw_curve
 from tmrl.runs.display import make_display
+from tmrl.runs.environments import make_env
+from tmrl.runs.feed import make_feed
 from tmrl.runs.folder import RunFolder, read_json, write_json
 from tmrl.runs.journal import Journal
 from tmrl.runs.keeper import Keeper
 from tmrl.runs.recipe import agent_name, make_actor, make_agent, make_memory
 from tmrl.runs.settings import ATARI, TrainSettings
-from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent, WorkerSource
-from tmrl.vector_env import single_spaces
-from tmrl.vector_worker import VectorWorker
+from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent
+from tmrl.training.source import line_of
 from tmrl.worker import RolloutWorker
 
 TEST_EPISODES = 10
 TEST_SEED_OFFSET = 1_000_000
 """Added to the seed for the final test, so that it starts from other states than the training."""
 STEPS_PER_ROUND = 1000
-STEPS_PER_EXCHANGE = 50
-"""Steps between two exchanges of samples and policies between the worker and the loop, or a few more: whole
-steps of all environments."""
-STEPS_PER_TEST = 1000
-EPISODES_PER_TEST = 5
-STEPS_PER_ATARI_TEST = 25_000
-"""Steps between two tests where an episode is a thousand steps and more."""
-
-
-def make_env(env_id: str, is_test: bool = False) -> gymnasium.Env[Any, Any]:
-    """Makes the environment of a run.
-
-    Args:
-        env_id: Its id.
-        is_test: Whether rewards are those of the game, and not clipped as for training.
-
-    Raises:
-        ValueError: There is none of this id, or it needs a package that is missing.
-    """
-    try:
-        if env_id.startswith(ATARI):
-            return AtariEnv(env_id, clips_rewards=not is_test)
-        return GenericGymEnv(env_id, to_float32=True)
-    except gymnasium.error.DependencyNotInstalled as error:
-        remedy = 'pip install "tmrl-memory[mujoco]"' if "mujoco" in str(error).lower() else str(error)
-        raise ValueError(f"the environment {env_id} needs a package that is missing; {remedy}") from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(
-            f"--env must be the id of a Gymnasium environment, got {env_id!r}: {error}; "
-            'python -c "import gymnasium; gymnasium.pprint_registry()" lists them'
-        ) from error
-
-
-def make_worker(settings: TrainSettings, seed: int) -> RolloutWorker | VectorWorker:
-    """Makes the worker of a run, for one environment or for several.
-
-    Args:
-        settings: Of the run.
-        seed: Of the first environment; the others have the numbers after it.
-
-    Raises:
-        ValueError: The environment, or a space of it, does not suit.
-    """
-    env_cls = partial(make_env, settings.env)
-    options: dict[str, Any] = {
-        "standalone": True,
-        "crc_debug": settings.crc_debug,
-        "worker_id": "local",
-        "seed": seed,
-        "frame_stack": settings.stack,
-    }
-    actor_cls = partial(make_actor, settings.agent)
-    if settings.num_envs == 1:
-        return RolloutWorker(env_cls, actor_cls, **options)
-
-    def make_envs() -> SyncVectorEnv[Any, Any]:
-        # Each call steps each environment, and final observations are copied before the reset.
-        return SyncVectorEnv([env_cls] * settings.num_envs, autoreset_mode=AutoresetMode.DISABLED)
-
-    return VectorWorker(make_envs, actor_cls, test_env_cls=env_cls, **options)
 
 
 def checked_device(device: str | None) -> str:
@@ -157,13 +96,12 @@ class Session:
         seed = (
             settings.seed if resumed is None else _mixed(settings.seed, resumed.counters()["total_samples"])
         )
-        self.worker = make_worker(settings, seed)
-        observation_space, action_space = single_spaces(self.worker.env)
+        self.feed = make_feed(settings, seed)
+        observation_space, action_space = self.feed.spaces
         self.agent_name = agent_name(settings.agent, action_space)
-        self._steps_per_exchange = math.ceil(STEPS_PER_EXCHANGE / settings.num_envs) * settings.num_envs
-        updates_per_exchange = max(1, round(self._steps_per_exchange * settings.ratio))
+        updates_per_exchange = max(1, round(self.feed.steps_per_exchange * settings.ratio))
         self.training = TorchTrainingOffline(
-            (self.worker.actor.observation_space, action_space),
+            (stacked_space(observation_space, settings.stack), action_space),
             partial(make_memory, settings, (observation_space, action_space), is_new=resumed is None),
             partial(make_agent, settings),
             epochs=1,
@@ -200,29 +138,32 @@ class Session:
         """
         write_json(folder.config, self.settings.as_config())
         title = f"{self.settings.env} · {folder.path}"
-        source = WorkerSource(
-            self.worker,
-            self._steps_per_exchange,
-            test_interval_steps=STEPS_PER_ATARI_TEST if self.settings.is_atari else STEPS_PER_TEST,
-            test_episodes=EPISODES_PER_TEST,
-        )
         display = make_display(console, title)
-        source.broadcast_model(self.training.agent.get_actor())
-        journal = Journal(source, folder.path, display, self.settings.updates, self._notes)
+        source = self.feed.open(folder.path)
+        with source, display:
+            line = line_of(source)
+            if line is not None and self._notes is not None and "line" in self._notes:
+                line.restore(self._notes["line"])
+            source.broadcast_model(self.training.agent.get_actor())
+            journal = Journal(source, folder.path, display, self.settings.updates, self._notes)
+            returns = self._train(folder, journal)
+        outcome = Outcome(self, journal, returns)
+        outcome.write(folder)
+        return outcome
+
+    def _train(self, folder: RunFolder, journal: Journal) -> list[float] | None:
+        """Trains, and returns the returns of the final test; None if Ctrl-C came."""
         checkpoint = Checkpoint(folder.checkpoint)
         keeper = Keeper(checkpoint, self.training, journal, self.settings.checkpoint_interval_s)
         self.training.on_update = keeper.on_update
         try:
-            with source, display, keeper, Trainer(lambda: self.training, source=keeper) as trainer:
+            with keeper, Trainer(lambda: self.training, source=keeper) as trainer:
                 keeper.save()
                 trainer.run()
                 keeper.save()
-            returns = self.test_policy()
+            return self.test_policy()
         except KeyboardInterrupt:
-            returns = None
-        outcome = Outcome(self, journal, returns)
-        outcome.write(folder)
-        return outcome
+            return None
 
     def test_policy(self) -> list[float]:
         """Returns of the final test of the policy as it is now."""

@@ -50,6 +50,20 @@ class TrainSettings:
     """Steps before the first update."""
     num_envs: int = 1
     """Environments to step side by side in this process; --steps counts those of all together."""
+    workers: int = 0
+    """Worker processes to start on this machine; 0 steps the environment in this process."""
+    serve: bool = False
+    """Start a server, to which workers come with `tmrl worker`, from this machine or from others."""
+    host: str = "127.0.0.1"
+    """Address at which --serve listens; others than this machine's own need --credentials."""
+    port: int = 55555
+    """Port at which --serve listens."""
+    credentials: Path | None = None
+    """Folder that `tmrl credentials init` made, for --serve."""
+    server: str | None = None
+    """HOST or HOST:PORT of a server that runs already, to train from what its workers send."""
+    credential: Path | None = None
+    """File trainer.json that `tmrl credentials init` made, for a --server that is another machine."""
     prioritized: bool = False
     """Draw transitions in proportion to the agent's last error about them."""
     n_step: int = 1
@@ -98,6 +112,32 @@ class TrainSettings:
                 "at least one step"
             )
         self._check_demo_fraction()
+        self._check_feed()
+
+    def _check_feed(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"--workers must be at least 0, got {self.workers}")
+        chosen = [
+            flag
+            for flag, is_given in (
+                ("--workers", self.workers > 0),
+                ("--serve", self.serve),
+                ("--server", self.server is not None or self.credential is not None),
+            )
+            if is_given
+        ]
+        if len(chosen) > 1:
+            raise ValueError(
+                f"samples come from one place, got {' and '.join(chosen)}; give one of them, and start further "
+                "workers with `tmrl worker`"
+            )
+        if chosen and self.num_envs > 1:
+            raise ValueError(f"--num-envs steps environments in this process, got it with {chosen[0]}; leave it out")
+
+    @property
+    def is_fed_from_afar(self) -> bool:
+        """Whether samples come from other processes."""
+        return self.workers > 0 or self.serve or self.server is not None or self.credential is not None
 
     def _check_demo_fraction(self) -> None:
         if self.demo_fraction is None:
@@ -163,7 +203,11 @@ class TrainSettings:
         """What `config.json` holds: the settings and the versions of what ran."""
         packages = ("tmrl-memory", "torch", "numpy", "gymnasium")
         versions = {package: version(package) for package in packages}
-        settings = {name: value for name, value in asdict(self).items() if name != "resume"}
+        settings = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if name != "resume"
+        }
         return settings | {"versions": versions | {"python": platform.python_version()}}
 
     @classmethod
@@ -179,6 +223,8 @@ class TrainSettings:
         """
         values: dict[str, Any] = {name: value for name, value in config.items() if name != "versions"}
         values["resume"] = resume
+        for name in ("credentials", "credential"):
+            values[name] = None if values.get(name) is None else Path(values[name])
         try:
             settings = cls(**values)
             settings.check()

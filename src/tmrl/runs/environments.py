@@ -1,0 +1,66 @@
+"""The environments of a run, by name, and the worker that steps them in this process."""
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from tmrl.envs import AtariEnv, GenericGymEnv
+from tmrl.runs.recipe import make_actor
+from tmrl.runs.settings import ATARI, TrainSettings
+from tmrl.vector_worker import VectorWorker
+from tmrl.worker import RolloutWorker
+
+
+def make_env(env_id: str, is_test: bool = False) -> gymnasium.Env[Any, Any]:
+    """Makes the environment of a run.
+
+    Args:
+        env_id: Its id.
+        is_test: Whether rewards are those of the game, and not clipped as for training.
+
+    Raises:
+        ValueError: There is none of this id, or it needs a package that is missing.
+    """
+    try:
+        if env_id.startswith(ATARI):
+            return AtariEnv(env_id, clips_rewards=not is_test)
+        return GenericGymEnv(env_id, to_float32=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        remedy = 'pip install "tmrl-memory[mujoco]"' if "mujoco" in str(error).lower() else str(error)
+        raise ValueError(f"the environment {env_id} needs a package that is missing; {remedy}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"--env must be the id of a Gymnasium environment, got {env_id!r}: {error}; "
+            'python -c "import gymnasium; gymnasium.pprint_registry()" lists them'
+        ) from error
+
+
+def make_worker(settings: TrainSettings, seed: int) -> RolloutWorker | VectorWorker:
+    """Makes the worker of a run, for one environment or for several.
+
+    Args:
+        settings: Of the run.
+        seed: Of the first environment; the others have the numbers after it.
+
+    Raises:
+        ValueError: The environment, or a space of it, does not suit.
+    """
+    env_cls = partial(make_env, settings.env)
+    options: dict[str, Any] = {
+        "standalone": True,
+        "crc_debug": settings.crc_debug,
+        "worker_id": "local",
+        "seed": seed,
+        "frame_stack": settings.stack,
+    }
+    actor_cls = partial(make_actor, settings.agent)
+    if settings.num_envs == 1:
+        return RolloutWorker(env_cls, actor_cls, **options)
+
+    def make_envs() -> SyncVectorEnv[Any, Any]:
+        # Each call steps each environment, and final observations are copied before the reset.
+        return SyncVectorEnv([env_cls] * settings.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+    return VectorWorker(make_envs, actor_cls, test_env_cls=env_cls, **options)

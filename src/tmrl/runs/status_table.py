@@ -1,0 +1,59 @@
+"""The report of a server as a table."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tmrl.inspection.words import size
+
+
+def print_status(console: Console, address: str, report: dict[str, Any]) -> None:
+    """Prints what `Hub.report` returned.
+
+    Args:
+        console: Where to.
+        address: Of the server.
+        report: What it returned.
+    """
+    spool, trainer = report["spool"], report["trainer"]
+    where = "on disk" if spool["is_durable"] else "in memory"
+    console.print(
+        f"server {address}: {spool['parcels']:,} parcels wait {where}, {size(spool['bytes'])} of "
+        f"{size(spool['max_bytes'])}; policy {report['policy_version']}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"trainer: {_trainer(trainer)}", highlight=False)
+    table = Table("worker", "connected", "seen", box=None, pad_edge=False)
+    for name in ("samples", "a second", "backlog", "policy", "dropped", "duplicates", "lost"):
+        table.add_column(name, justify="right")
+    for worker in report["workers"]:
+        table.add_row(
+            worker["name"],
+            worker["address"] if worker["is_connected"] else "no",
+            _ago(worker["seen_s"]),
+            f"{worker['samples']:,}",
+            f"{worker['samples_per_s']:.1f}",
+            f"{worker['backlog']:,}",
+            str(worker["policy_version"]),
+            f"{worker['skipped']:,}",
+            f"{worker['duplicates']:,}",
+            f"{worker['lost']:,}",
+        )
+    if report["workers"]:
+        console.print(table)
+    else:
+        console.print("no worker has come yet")
+
+
+def _trainer(trainer: dict[str, Any]) -> str:
+    if trainer["is_connected"]:
+        return "connected"
+    return "has not come yet" if trainer["seen_s"] is None else f"away, seen {_ago(trainer['seen_s'])}"
+
+
+def _ago(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 3600 else f"{seconds / 3600:.0f} h ago"
