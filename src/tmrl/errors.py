@@ -10,7 +10,7 @@
     ├── ContractError         a memory that breaks the documented interface              (AssertionError)
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
-    ├── StorageError          a folder that a memory cannot live in                      (OSError)
+    ├── StorageError          a folder that a memory or a log cannot live in             (OSError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
@@ -90,7 +90,10 @@ class UnsafePickleError(DatasetError):
 
 
 class StorageError(TmrlError, OSError):
-    """A folder that a memory cannot live in: it is full, cannot be written, or another process writes it."""
+    """A folder that a memory or a log cannot live in.
+
+    It is full, cannot be written, is damaged, or another process writes it.
+    """
 
 
 class PolicyError(TmrlError, ValueError):

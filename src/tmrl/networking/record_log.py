@@ -1,0 +1,202 @@
+"""RecordLog: records in the order of their numbers, kept until they are forgotten; here in memory.
+
+The outbox of a worker and the spool of a server are logs: what is to be sent is appended, read from where the
+other side stands, and forgotten when it says that it has it. `tmrl.networking.disk_log` keeps one on disk.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Self, final
+
+from tmrl.errors import StorageError
+
+HEAD_BYTES = 24
+"""What each record counts besides its payload: on disk its head, in memory about what Python adds."""
+MAX_RECORD_BYTES = 1 << 30
+"""Of one payload; systems write and read no more than 2 GiB in one call."""
+
+
+class RecordLog(ABC):
+    """Records, each with a number: 0, 1, 2, ... without holes, in the order in which they came.
+
+    Used in a `with` statement, it closes itself. For one thread at a time, except for `sync`.
+
+    Args:
+        max_bytes: How much is held at most. Each record counts with its payload and 24 bytes.
+
+    Attributes:
+        max_bytes: As given.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        self.max_bytes = max_bytes
+
+    @property
+    @abstractmethod
+    def first(self) -> int:
+        """Number of the oldest record held; `next` if there is none."""
+
+    @property
+    @abstractmethod
+    def next(self) -> int:
+        """Number that the next record will get."""
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """Bytes of the records held; on disk also of forgotten ones whose file is still in use."""
+
+    @abstractmethod
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether `max_bytes` allows a record with a payload of `n_bytes` now."""
+
+    @abstractmethod
+    def append(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Takes in one record.
+
+        Args:
+            parts: Joined, its payload; copied. Views must be contiguous.
+
+        Returns:
+            Its number.
+
+        Raises:
+            StorageError: There is no room. The log is as it was.
+            ValueError: The record is larger than 1 GiB.
+        """
+
+    @abstractmethod
+    def read(self, start: int, max_bytes: int) -> list[bytes]:
+        """Payloads of records from `start` on: one if there is one, and what else `max_bytes` allows.
+
+        Args:
+            start: Number of the first.
+            max_bytes: Of all of them, each counted with its 24 bytes.
+
+        Raises:
+            LookupError: Record `start` is forgotten, or comes after the next one.
+            StorageError: Record `start` is damaged. One further on ends the list, and is no error yet.
+        """
+
+    @abstractmethod
+    def sync(self) -> int:
+        """Makes what was appended before the call safe from a power cut, if the log can.
+
+        Another thread may call it while the owner goes on; it lets the others run.
+
+        Returns:
+            Number of the first record that may not be safe.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+
+    def forget(self, before: int) -> None:
+        """Gives up the records before a number; those that are given up already may be given up again.
+
+        Raises:
+            ValueError: Some were not appended yet.
+        """
+        if before > self.next:
+            raise ValueError(
+                f"before must be at most the number of the next record, {self.next}, got {before}; "
+                "only what was appended can be forgotten"
+            )
+        if before > self.first:
+            self._forget(before)
+
+    @abstractmethod
+    def _forget(self, before: int) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the use of the log; closing twice is the same as once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _require_room(self, n_bytes: int) -> None:
+        if n_bytes > MAX_RECORD_BYTES:
+            raise ValueError(
+                f"a record must be at most {MAX_RECORD_BYTES:,} bytes, got {n_bytes:,}; split it"
+            )
+        if not self.has_room(n_bytes):
+            raise StorageError(
+                f"a log must stay within max_bytes={self.max_bytes:,}, but it holds {self.n_bytes:,} bytes "
+                f"and the record takes {HEAD_BYTES + n_bytes:,}; forget records first, or allow more"
+            )
+
+    def _require_known(self, start: int) -> None:
+        if not self.first <= start <= self.next:
+            raise LookupError(
+                f"start must be from {self.first}, the oldest record held, to {self.next}, the next one, "
+                f"got {start}"
+            )
+
+
+@final
+class RamLog(RecordLog):
+    """A log in memory. It is gone with the process, so no record is ever safe: `sync` returns `first`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self._records: deque[bytes] = deque()
+        self._first = 0
+        self._n_bytes = 0
+
+    @property
+    def first(self) -> int:
+        """See `RecordLog`."""
+        return self._first
+
+    @property
+    def next(self) -> int:
+        """See `RecordLog`."""
+        return self._first + len(self._records)
+
+    @property
+    def n_bytes(self) -> int:
+        """See `RecordLog`."""
+        return self._n_bytes
+
+    def has_room(self, n_bytes: int) -> bool:
+        """See `RecordLog`."""
+        return self._n_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
+
+    def append(self, parts: Sequence[bytes | memoryview]) -> int:
+        """See `RecordLog`."""
+        record = b"".join(parts)
+        self._require_room(len(record))
+        self._records.append(record)
+        self._n_bytes += HEAD_BYTES + len(record)
+        return self.next - 1
+
+    def read(self, start: int, max_bytes: int) -> list[bytes]:
+        """See `RecordLog`; the payloads are not copied. Costs more, the farther `start` is from both ends."""
+        self._require_known(start)
+        records: list[bytes] = []
+        for record in islice(self._records, start - self._first, None):
+            max_bytes -= HEAD_BYTES + len(record)
+            if max_bytes < 0 and records:
+                break
+            records.append(record)
+        return records
+
+    def sync(self) -> int:
+        """Does nothing, and says so."""
+        return self._first
+
+    def _forget(self, before: int) -> None:
+        while self._first < before:
+            self._n_bytes -= HEAD_BYTES + len(self._records.popleft())
+            self._first += 1
+
+    def close(self) -> None:
+        """Does nothing."""
