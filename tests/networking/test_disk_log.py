@@ -445,6 +445,18 @@ def test_records_lost_with_the_power_after_they_were_forgotten_leave_no_number_t
         assert read_all(log) == [record(5), record(6)]
 
 
+def test_a_record_that_is_not_in_its_place_is_damaged(tmp_path: Path) -> None:
+    with DiskLog(tmp_path, MAX_BYTES) as log:
+        fill(log, 4)
+    file = segments(tmp_path)[0]
+    octets = file.read_bytes()
+    file.write_bytes(octets[:74] + bytes(10) + octets[74:])
+    with DiskLog(tmp_path, MAX_BYTES) as log:
+        assert (log.damaged, log.next) == ((range(1, 2),), 4)
+        assert log.read(0, 1000) == [record(0)]
+        assert log.read(2, 1000) == [record(2), record(3)]
+
+
 def test_a_payload_that_looks_like_a_record_is_none(tmp_path: Path) -> None:
     """Even one that holds records of another log, when its own head is gone."""
     with DiskLog(tmp_path / "other", MAX_BYTES) as other:
@@ -453,6 +465,7 @@ def test_a_payload_that_looks_like_a_record_is_none(tmp_path: Path) -> None:
     with DiskLog(tmp_path / "log", MAX_BYTES) as log:
         log.append([forged])
     file = segments(tmp_path / "log")[0]
+    assert file.read_bytes()[:4] != forged[:4]  # so that none of it has to be looked at
     file.write_bytes(b"\0" + file.read_bytes()[1:])
     with DiskLog(tmp_path / "log", MAX_BYTES) as log:
         assert (log.next, log.cut_bytes) == (0, len(forged) + HEAD_BYTES)

@@ -167,10 +167,9 @@ class DiskLog(RecordLog):
         return self.next - 1
 
     def _make_way(self, size: int) -> None:
-        """Begins a segment if the newest is full, or takes room though nothing of it is held."""
+        """Begins a segment if the newest is full; one of which nothing is held is given back by that."""
         newest = self._segments[-1]
-        is_in_the_way = self._first == newest.next and newest.size + size > self.max_bytes
-        if newest.size and (newest.size + size > self._segment_bytes or is_in_the_way):
+        if newest.size and newest.size + size > self._segment_bytes:
             self._begin_segment(newest.next)
             self._drop_segments()
 
