@@ -95,6 +95,7 @@ def after(statement: str, watch: bool = False) -> dict[str, object]:
         "import tmrl.memory.streams",
         "import tmrl.memory.anchors",
         "import tmrl.memory.store",
+        "import tmrl.networking.disk_log",
         "from tmrl.memory import Epoch, Mixture, Prioritized, Recent, Uniform",
         "import tmrl; dir(tmrl)",
     ],

@@ -10,8 +10,7 @@
     ├── ContractError         a memory that breaks the documented interface              (AssertionError)
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
-    ├── StorageError          a folder that a memory cannot live in                      (OSError)
-    ├── ParcelError           bytes from a peer that are no parcel of samples            (ValueError)
+    ├── StorageError          a folder that a memory or a log cannot live in             (OSError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     ├── ProtocolError         a peer said what makes no sense                            (ValueError)
     ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
@@ -100,7 +99,10 @@ class UnsafePickleError(DatasetError):
 
 
 class StorageError(TmrlError, OSError):
-    """A folder that a memory cannot live in: it is full, cannot be written, or another process writes it."""
+    """A folder that a memory or a log cannot live in.
+
+    It is full, cannot be written, is damaged, or another process writes it.
+    """
 
 
 class ParcelError(TmrlError, ValueError):

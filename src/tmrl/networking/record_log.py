@@ -150,7 +150,6 @@ class RamLog(RecordLog):
         self._records: deque[bytes] = deque()
         self._first = 0
         self._n_bytes = 0
-        self._noted = {}
 
     @property
     def first(self) -> int:
@@ -167,21 +166,9 @@ class RamLog(RecordLog):
         """See `RecordLog`."""
         return self._n_bytes
 
-    def has_room(self, n_bytes: int, before: int | None = None) -> bool:
+    def has_room(self, n_bytes: int) -> bool:
         """See `RecordLog`."""
-        given_back = 0
-        if before is not None:
-            given_back = sum(
-                HEAD_BYTES + len(record) for record in islice(self._records, max(0, before - self._first))
-            )
-        return self._n_bytes - given_back + HEAD_BYTES + n_bytes <= self.max_bytes
-
-    @property
-    def noted(self):
-        return self._noted
-
-    def note(self, document):
-        self._noted = document
+        return self._n_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
 
     def append(self, parts: Sequence[bytes | memoryview]) -> int:
         """See `RecordLog`."""
