@@ -36,12 +36,11 @@ class VectorWorker:
     each alone. A policy that has `act_batch(observations, test=False)` is given the list of the
     observations instead, and returns their actions in the same order.
 
+    Arguments that are not listed are those of `RolloutWorker`, for each lane.
+
     Args:
         env_cls: Makes the vector environment.
         actor_module_cls: As for `RolloutWorker`, for the spaces of a single lane.
-        sample_compressor, device, model_path, obs_preprocessor, crc_debug, model_path_history, model_history,
-        standalone, source, crc_samples, sink, allow_pickle, wait_limit_s, frame_stack, history:
-            As for `RolloutWorker`, for each lane.
         max_samples_per_episode: Steps after which an episode is truncated and its lane reset, while the
             others go on.
         worker_id: As for `RolloutWorker`. Lane i has the name `{worker_id}/{i}` in stamps and statistics.
