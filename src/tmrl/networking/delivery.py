@@ -174,14 +174,14 @@ class Outbox:
 
     def _episode_end(self, start: int, counts: list[int]) -> int:
         """Notes the samples of parcels from `start` to the next in which an episode ends; returns what follows."""
-        number = start
-        while number < self._log.next:
-            (parcel,) = self._log.read(number, 1)
-            n_samples, n_ended, _ = summary(parcel)
+        number, n_ended = start, 0
+        while number < self._log.next and not n_ended:
+            n_samples = 0
+            if not damaged_from(self._log, number):
+                (parcel,) = self._log.read(number, 1)
+                n_samples, n_ended, _ = summary(parcel)
             counts.append(n_samples)
             number += 1
-            if n_ended:
-                break
         return number
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
@@ -190,9 +190,10 @@ class Outbox:
             return self._log.read(start, max_bytes) if start < self._log.next else []
 
     def dropped_from(self, start: int) -> tuple[int, ...]:
-        """Samples in each of the parcels that were dropped, from number `start` on."""
+        """Samples in each of the parcels that will not come, from number `start` on; 0 for damaged ones."""
         with self._changed:
-            return tuple(islice(self._dropped, max(0, start - self._settled), None))
+            dropped = tuple(islice(self._dropped, max(0, start - self._settled), None))
+            return dropped or damaged_from(self._log, start)
 
     def sync(self) -> int:
         """Puts everything on the disk, if there is one; returns the number of the first that may not be there."""
@@ -240,6 +241,11 @@ class Outbox:
                 self._note()
                 self._log.close()
                 self._changed.notify_all()
+
+
+def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:
+    """A zero for each damaged record from number `start` on, up to the first that can be read."""
+    return next(((0,) * (damaged.stop - start) for damaged in log.damaged if start in damaged), ())
 
 
 class Source(Protocol):

@@ -67,9 +67,9 @@ class DiskLog(RecordLog):
         if segment_bytes < 1:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
         self.folder = folder
-        self.noted: dict[str, Any] = {}
+        self.noted = {}
         self.cut_bytes = 0
-        self.damaged: tuple[range, ...] = ()
+        self.damaged = ()
         self._segment_bytes = min(segment_bytes, max_bytes // SEGMENTS_AT_LEAST)
         self._token = secrets.randbits(64)
         self._first = 0
@@ -145,9 +145,10 @@ class DiskLog(RecordLog):
         """See `RecordLog`."""
         return self._older_bytes + self._segments[-1].size
 
-    def has_room(self, n_bytes: int) -> bool:
+    def has_room(self, n_bytes: int, before: int = 0) -> bool:
         """See `RecordLog`; a file of which nothing is held does not count, as `append` can begin another."""
-        held = self.n_bytes if self._first < self.next else 0
+        before = max(before, self._first)
+        held = sum(segment.size for segment in self._segments if segment.next > before)
         return held + HEAD_BYTES + n_bytes <= self.max_bytes
 
     def append(self, parts: Sequence[bytes | memoryview]) -> int:

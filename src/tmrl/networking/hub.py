@@ -423,8 +423,8 @@ class _Feed:
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         return self._spool.read(start, max_bytes)
 
-    def dropped_from(self, start: int) -> tuple[int, ...]:  # noqa: ARG002 - a spool drops nothing
-        return ()
+    def dropped_from(self, start: int) -> tuple[int, ...]:
+        return self._spool.dropped_from(start)
 
     def settle(self, durable: int) -> None:
         self._forget(durable)

@@ -20,15 +20,16 @@ async def keep_connected(
     dialer: Dialer,
     service: Service,
     use: Callable[[Connection], Awaitable[None]],
-    on_refused: Callable[[RefusedError], None],
+    on_failure: Callable[[Exception], None],
 ) -> None:
-    """Dials, uses the connection until it is lost, and dials again, until cancelled or refused for good.
+    """Dials, uses the connection until it is lost, and dials again, until cancelled or until that is of no use.
 
     Args:
         dialer: Dials the server.
         service: What for.
         use: Uses one connection. It may raise `LineLostError` whenever it likes to have another.
-        on_refused: Called when the server refuses and would again; nothing is dialled any more.
+        on_failure: Called with why nothing is dialled any more: the server refuses and would again, or
+            something fails at this end, such as the disk.
     """
     wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
     reason = "not dialled yet"
@@ -40,11 +41,11 @@ async def keep_connected(
             finally:
                 wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
                 await connection.close()
-        except RefusedError as error:
-            on_refused(error)
-            return
         except (LineLostError, ProtocolError, ParcelError) as error:
             reason = str(error)
+        except Exception as error:  # noqa: BLE001 - told to the thread that uses the line
+            on_failure(error)
+            return
         # Apart from each other: a server that comes back is not run over by all of its workers at once.
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

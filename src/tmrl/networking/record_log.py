@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Self, final
+from typing import Any, Self, final
 
 from tmrl.errors import StorageError
 
@@ -28,7 +28,12 @@ class RecordLog(ABC):
 
     Attributes:
         max_bytes: As given.
+        noted: What `note` was given last; empty before. Not to be changed.
+        damaged: Numbers of records that opening found damaged or missing; `read` refuses them.
     """
+
+    noted: dict[str, Any]
+    damaged: tuple[range, ...] = ()
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 1:
@@ -51,8 +56,18 @@ class RecordLog(ABC):
         """Bytes of the records held; on disk also of forgotten ones whose file is still in use."""
 
     @abstractmethod
-    def has_room(self, n_bytes: int) -> bool:
-        """Whether `max_bytes` allows a record with a payload of `n_bytes` now."""
+    def has_room(self, n_bytes: int, before: int = 0) -> bool:
+        """Whether `max_bytes` allows a record with a payload of `n_bytes`.
+
+        Args:
+            n_bytes: Of the payload.
+            before: Whether it would once the records before this number were forgotten; by default, whether
+                it does now.
+        """
+
+    @abstractmethod
+    def note(self, document: dict[str, Any]) -> None:
+        """Keeps a small JSON document of the owner's in place of the last one, as safe as the log can."""
 
     @abstractmethod
     def append(self, parts: Sequence[bytes | memoryview]) -> int:
@@ -147,6 +162,7 @@ class RamLog(RecordLog):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes)
+        self.noted = {}
         self._records: deque[bytes] = deque()
         self._first = 0
         self._n_bytes = 0
@@ -166,9 +182,15 @@ class RamLog(RecordLog):
         """See `RecordLog`."""
         return self._n_bytes
 
-    def has_room(self, n_bytes: int) -> bool:
+    def has_room(self, n_bytes: int, before: int = 0) -> bool:
         """See `RecordLog`."""
-        return self._n_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
+        forgotten = islice(self._records, max(0, before - self._first))
+        given_back = sum(HEAD_BYTES + len(record) for record in forgotten)
+        return self._n_bytes - given_back + HEAD_BYTES + n_bytes <= self.max_bytes
+
+    def note(self, document: dict[str, Any]) -> None:
+        """See `RecordLog`; it is gone with the process."""
+        self.noted = document
 
     def append(self, parts: Sequence[bytes | memoryview]) -> int:
         """See `RecordLog`."""

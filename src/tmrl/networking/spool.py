@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tmrl.errors import ParcelError
-from tmrl.networking.delivery import Ledger, Position, news_in
+from tmrl.networking.delivery import Ledger, Position, damaged_from, news_in
 from tmrl.networking.messages import Nack, Put, Skip
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import RecordLog
@@ -111,7 +111,8 @@ class Spool:
     def _replay(self, number: int) -> None:
         """Reads into the ledger what came after it was noted."""
         while number < self._log.next:
-            for data in self._log.read(number, 1 << 24):
+            number += len(damaged_from(self._log, number))
+            for data in self._log.read(number, 1 << 24) if number < self._log.next else ():
                 record = from_record(data)
                 self._enter(number, self.ledger.position(record.name, record.epoch, record.number), record)
                 number += 1
@@ -186,6 +187,10 @@ class Spool:
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Records from number `start` on, at least one if there is one."""
         return self._log.read(start, max_bytes) if start < self._log.next else []
+
+    def dropped_from(self, start: int) -> tuple[int, ...]:
+        """A zero for each record that a disk has spoiled, from number `start` on."""
+        return damaged_from(self._log, start)
 
     def sync(self) -> int:
         """Puts everything on the disk, if there is one; returns the number of the first that may not be there."""

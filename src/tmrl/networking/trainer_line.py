@@ -23,7 +23,7 @@ from tmrl.chunk_buffer import ChunkBuffer
 from tmrl.errors import ParcelError, ProtocolError, RefusedError
 from tmrl.networking import background
 from tmrl.networking.delivery import Ledger
-from tmrl.networking.messages import VERSION, Ack, Hello, Nack, Put, Welcome, Wish, to_frame
+from tmrl.networking.messages import VERSION, Ack, Hello, Nack, Put, Skip, Welcome, Wish, to_frame
 from tmrl.networking.parcel import decode
 from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
@@ -78,7 +78,7 @@ class TrainerLine:
         self._wishes: Any = None
         self._policy: bytes | None = None
         self._unsent = 0
-        self._refused: RefusedError | None = None
+        self._failure: Exception | None = None
         self._wait: Wait | None = None
         self._is_closed = False
         self.received_samples = 0
@@ -194,8 +194,8 @@ class TrainerLine:
             self._poke(self._changed)
 
     def _check(self) -> None:
-        if self._refused is not None:
-            raise RefusedError(str(self._refused)) from self._refused
+        if self._failure is not None:
+            raise self._failure
         if self._is_closed:
             raise ValueError(f"the line to {self._dialer.address} is closed")
 
@@ -219,8 +219,8 @@ class TrainerLine:
 
     # The background.
 
-    def _give_up(self, error: RefusedError) -> None:
-        self._refused = error
+    def _give_up(self, error: Exception) -> None:
+        self._failure = error
 
     async def _receive_all(self, connection: Connection) -> None:
         hello = await hear(connection)
@@ -246,10 +246,14 @@ class TrainerLine:
     async def _hear_puts(self, connection: Connection) -> None:
         while True:
             message = await hear(connection)
-            if not isinstance(message, Put):
-                raise ProtocolError(f"a server must send Put, got {type(message).__name__}")
+            if not isinstance(message, Put | Skip):
+                raise ProtocolError(f"a server must send Put or Skip, got {type(message).__name__}")
             if message.first > self._received:
                 await connection.send(to_frame(Nack(self._received)))
+                continue
+            if isinstance(message, Skip):
+                logger.error("records %d to %d are damaged in the spool", message.first, message.stop - 1)
+                self._received = max(self._received, message.stop)
                 continue
             while self._queued_bytes > self._max_bytes:
                 await asyncio.sleep(0.005)

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import LineLostError, ProtocolError, RefusedError
+from tmrl.errors import LineLostError, ProtocolError
 from tmrl.networking import background
 from tmrl.networking.delivery import Outbox, Sender
 from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
@@ -59,7 +59,7 @@ class WorkerLine:
         self._batch_s = batch_s
         self._batch_bytes = batch_bytes
         self._close_s = close_s
-        self._refused: RefusedError | None = None
+        self._failure: Exception | None = None
         self._is_closed = False
         self._waiting_bytes = 0
         self._waiting_since: float | None = None
@@ -114,7 +114,7 @@ class WorkerLine:
             wait = Wait("a policy", float("inf"))
             deadline = time.monotonic() + timeout_s
             with self._changed:
-                while self._policy is None and self._refused is None and time.monotonic() < deadline:
+                while self._policy is None and self._failure is None and time.monotonic() < deadline:
                     self._changed.wait(min(wait.next_s(), max(0.0, deadline - time.monotonic())))
                     wait.check(lambda: self.peer)
             self._check()
@@ -133,7 +133,7 @@ class WorkerLine:
         self._hurry()
         wait, deadline = Wait("the last samples to be safe"), time.monotonic() + timeout_s
         with self._changed:
-            while self.outbox.settled < self.outbox.next and self._refused is None:
+            while self.outbox.settled < self.outbox.next and self._failure is None:
                 if time.monotonic() >= deadline:
                     return False
                 self._changed.wait(min(0.1, deadline - time.monotonic()))
@@ -148,8 +148,8 @@ class WorkerLine:
         background.loop().call_soon_threadsafe(self._wake.set)
 
     def _check(self) -> None:
-        if self._refused is not None:
-            raise RefusedError(str(self._refused)) from self._refused
+        if self._failure is not None:
+            raise self._failure
         if self._is_closed:
             raise ValueError(f"the line to {self._dialer.address} is closed")
 
@@ -170,9 +170,9 @@ class WorkerLine:
 
     # The background.
 
-    def _give_up(self, error: RefusedError) -> None:
+    def _give_up(self, error: Exception) -> None:
         with self._changed:
-            self._refused = error
+            self._failure = error
             self._changed.notify_all()
 
     async def _send_all(self, connection: Connection) -> None:
