@@ -10,7 +10,8 @@
     ├── ContractError         a memory that breaks the documented interface              (AssertionError)
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
-    ├── StorageError          a folder that a memory or a log cannot live in             (OSError)
+    ├── StorageError          a folder that a memory cannot live in                      (OSError)
+    ├── ParcelError           bytes from a peer that are no parcel of samples            (ValueError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     ├── ProtocolError         a peer said what makes no sense                            (ValueError)
     ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
@@ -30,7 +31,6 @@ __all__ = [
     "EvictedRowError",
     "HistoryError",
     "IntegrityError",
-    "LineLostError",
     "ParcelError",
     "PolicyError",
     "ProtocolError",
@@ -103,6 +103,10 @@ class StorageError(TmrlError, OSError):
 
     It is full, cannot be written, is damaged, or another process writes it.
     """
+
+
+class ParcelError(TmrlError, ValueError):
+    """Bytes that came from a peer are no parcel of samples, or a damaged or a hostile one."""
 
 
 class ParcelError(TmrlError, ValueError):
