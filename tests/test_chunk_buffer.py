@@ -14,8 +14,10 @@ from tmrl.networking import Buffer
 from tmrl.networking.parcel import Encoder, Wishes, decode
 from tmrl.transition import EpisodeRecord
 
+ROWS = Wishes()
 
-def received(samples: list[Any], wishes: Wishes | None = Wishes()) -> ChunkBuffer:
+
+def received(samples: list[Any], wishes: Wishes | None = ROWS) -> ChunkBuffer:
     return decode(b"".join(Encoder(wishes).encode(buffer_of(samples))))
 
 

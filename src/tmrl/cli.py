@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tmrl import __version__
 from tmrl.cli_line import credentials, server, status, worker
-from tmrl.cli_telling import FAILED, INTERRUPTED, WRONG_CALL, damage_told, say, tell, wrong_calls_told
+from tmrl.cli_telling import FAILED, INTERRUPTED, WRONG_CALL, damage_told, tell, wrong_calls_told
 from tmrl.runs.settings import RecordSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def evaluate(run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0)
     from functools import partial
 
     from tmrl.frames import stacked_space
-    from tmrl.runs.record import load_policy
     from tmrl.runs.environments import make_env
+    from tmrl.runs.record import load_policy
     from tmrl.runs.session import run_tests
 
     with wrong_calls_told():

@@ -1,4 +1,4 @@
-"""The commands whose parts run in processes of their own: `tmrl server`, `worker`, `status`, `credentials`."""
+"""The commands of the line: `tmrl server`, `worker`, `status`, `credentials`."""
 
 import json
 import logging
@@ -44,8 +44,8 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
     """Show who is connected to a server, how fast samples come, and what waits."""
     from tmrl.errors import LineLostError, RefusedError
     from tmrl.networking.connecting import dialer_of
-    from tmrl.runs.status_table import print_status
     from tmrl.networking.status import report_of
+    from tmrl.runs.status_table import print_status
 
     with wrong_calls_told(), damage_told():
         address = Address.read(settings.server)

@@ -81,7 +81,7 @@ class PolicyFeed:
 
     def ignore(self) -> int:
         """Drops the policies that arrived and returns how many they were."""
-        return self._receive(blocking=False, actor=None).count
+        return self._receive(blocking=False, actor=None).n_policies
 
     def _receive(self, blocking: bool, actor: ActorModule | None) -> Received:
         if self.sink is None:
@@ -90,7 +90,7 @@ class PolicyFeed:
             return Received(0, None, self.version)
         since = datetime.now().astimezone()
         received = self.sink.receive(self._wait_limit_s if blocking else 0.0, actor)
-        if blocking and not received.count:
+        if blocking and not received.n_policies:
             raise StalledError(
                 f"worker {self._worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
                 f"more than wait_limit_s={self._wait_limit_s:g}; {self.version} came before; "

@@ -9,7 +9,7 @@ from tmrl.buffer import Buffer
 class Received(NamedTuple):
     """What came from the trainer."""
 
-    count: int
+    n_policies: int
     """How many policies came since the last call."""
     actor: ActorModule | None
     """The newest of them, now the worker's own; None if there was none."""

@@ -54,8 +54,8 @@ class Wait:
         now = time.monotonic()
         if now - self._began_at >= self._limit_s:
             raise StalledError(
-                f"waited for {self._what} since {self._since:%X}, more than {self._limit_s:g} s, on {whom()}; "
-                "see whether it runs, or raise the limit"
+                f"waited for {self._what} since {self._since:%X}, more than {self._limit_s:g} s, on "
+                f"{whom()}; see whether it runs, or raise the limit"
             )
         if now - self._told_at >= TELL_AFTER_S:
             self._told_at = now

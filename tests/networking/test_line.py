@@ -172,9 +172,9 @@ def test_a_newer_policy_reaches_every_worker_and_only_the_newest(server, trainer
             count = version = 0
             while not torch.equal(mine.layer.weight, actor.layer.weight):
                 received = line.receive(5.0, mine)
-                count, version = count + received.count, received.version
+                count, version = count + received.n_policies, received.version
             assert count <= version <= 3
-        assert a.receive(0.0, Policy()).count == 0
+        assert a.receive(0.0, Policy()).n_policies == 0
 
 
 def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
@@ -191,7 +191,7 @@ def test_a_policy_that_is_dropped_changes_nothing(server, trainer):
     trainer.broadcast_model(Policy())
     with worker_line(server, "a") as a:
         received = a.receive(5.0, None)
-        assert (received.count, received.actor) == (1, None)
+        assert (received.n_policies, received.actor) == (1, None)
 
 
 def test_no_line_carries_a_pickled_policy(trainer):
@@ -208,7 +208,7 @@ def test_waiting_for_a_policy_sends_what_waits(server, trainer):
     with WorkerLine(server.loopback, ram_outbox("a"), batch_s=3600, close_s=0.1) as a:
         time.sleep(0.1)  # the first connection sends whatever there is
         a.send(numbered("a", 0, 10))
-        assert a.receive(0.2, Policy()).count == 0
+        assert a.receive(0.2, Policy()).n_policies == 0
         retrieve(trainer, 10, timeout_s=5)
 
 
@@ -235,7 +235,10 @@ def test_another_protocol_version_is_refused(server, monkeypatch):
     ("peer", "reason"),
     [
         (Peer("there", "b", "worker"), "the certificate is that of 'b', and not of 'a'"),
-        (Peer("there", "boss", "trainer"), "needs the certificate of a worker, got that of the trainer 'boss'"),
+        (
+            Peer("there", "boss", "trainer"),
+            "needs the certificate of a worker, got that of the trainer 'boss'",
+        ),
     ],
 )
 def test_a_worker_must_be_whom_its_certificate_names(server, peer, reason):
@@ -249,8 +252,9 @@ def test_a_worker_must_be_whom_its_certificate_names(server, peer, reason):
 
 def test_a_worker_is_no_trainer(server):
     server.loopback._peer = Peer("there", "a", "worker")
-    with TrainerLine(server.loopback) as trainer, pytest.raises(
-        RefusedError, match="needs the certificate of a trainer, got that of the worker 'a'"
+    with (
+        TrainerLine(server.loopback) as trainer,
+        pytest.raises(RefusedError, match="needs the certificate of a trainer, got that of the worker 'a'"),
     ):
         until(lambda: len(trainer.retrieve_buffer()))
 
@@ -299,8 +303,11 @@ def test_a_parcel_that_is_none_is_refused_and_nobody_else_notices(server, traine
 
 
 def test_a_trainer_to_whom_nothing_comes_is_told_so(server):
-    with TrainerLine(server.loopback, wait_limit_s=0.1) as trainer, pytest.raises(
-        StalledError, match="waited for samples since .* the workers, through the server in this process"
+    with (
+        TrainerLine(server.loopback, wait_limit_s=0.1) as trainer,
+        pytest.raises(
+            StalledError, match=r"waited for samples since .* the workers, through the server in this process"
+        ),
     ):
         until(lambda: len(trainer.retrieve_buffer()))
 

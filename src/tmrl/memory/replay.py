@@ -126,6 +126,7 @@ class ReplayMemory(TorchMemory):
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
         self.history = history
+        self.info_keys = tuple(info_keys)
         self._state = MemoryState(
             Owner(self._settings, self._counters, self._restore_counters),
             Intake(observation_space, action_space, info_keys, finite, crc_debug, history),

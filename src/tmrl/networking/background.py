@@ -7,8 +7,10 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ _owner = 0
 
 def loop() -> asyncio.AbstractEventLoop:
     """The loop, running."""
-    global _loop, _owner  # noqa: PLW0603 - one of a process
+    global _loop, _owner
     with _lock:
         if _loop is None or _owner != os.getpid():
             _loop, _owner = asyncio.new_event_loop(), os.getpid()

@@ -63,7 +63,9 @@ def outbox_of(
         return Outbox(name, RamLog(max_bytes), False, when_full, wait_limit_s)
     from tmrl.networking.disk_log import DiskLog
 
-    return Outbox(name, DiskLog(Path(where) / name.replace("/", "_"), max_bytes), True, when_full, wait_limit_s)
+    return Outbox(
+        name, DiskLog(Path(where) / name.replace("/", "_"), max_bytes), True, when_full, wait_limit_s
+    )
 
 
 def connect_worker(
@@ -85,8 +87,12 @@ def connect_worker(
         server_ip: The server's name or address; by default this machine, or what the credential says.
         server_port: Its port.
         credential: File that `tmrl credentials worker` made; needed off this machine.
-        outbox, outbox_bytes, when_full, wait_limit_s: See `outbox_of`.
-        compress, close_s: See `WorkerLine`.
+        outbox: Folder of outboxes, or `ram`, see `outbox_of`.
+        outbox_bytes: Most bytes that may wait in it.
+        when_full: `block` makes the worker wait, `drop` drops the oldest episodes.
+        compress: Fields to compress losslessly, see `WorkerLine`.
+        wait_limit_s: Longest wait for room in the outbox.
+        close_s: Longest wait, at the end, for what is on its way.
     """
     dialer = dialer_of(server_ip, server_port, credential)
     box = outbox_of(name, outbox, outbox_bytes, when_full, wait_limit_s)

@@ -1,9 +1,9 @@
 """Delivery: parcels get across exactly once, or are counted as dropped; nothing here knows a network.
 
-An `Outbox` keeps a sender's parcels, numbered without holes, until the other end says that they are durable. A
-`Sender` is the sending half of one connection: it says what to send next, and hears what came back. A `Ledger`
-is the receiving half: it knows, for every sender and every life of its outbox, which number comes next, and so
-tells a new parcel from a duplicate and from a gap.
+An `Outbox` keeps a sender's parcels, numbered without holes, until the other end says that they are durable.
+A `Sender` is the sending half of one connection: it says what to send next, and hears what came back. A
+`Ledger` is the receiving half: it knows, for every sender and every life of its outbox, which number comes
+next, and so tells a new parcel from a duplicate and from a gap.
 
     put --> [ settled | dropped | in flight | waiting ]        numbers grow to the right
                       ^ log.first           ^ Sender's next
@@ -43,8 +43,8 @@ class Outbox:
         name: Who sends.
         log: Where the parcels are kept; the outbox's from now on.
         is_durable: Whether the log outlives the process.
-        when_full: Whether `put` waits for room, as suits a simulator, or drops the oldest episodes, as suits a
-            real-time environment, whose steps must not be delayed.
+        when_full: Whether `put` waits for room, as suits a simulator, or drops the oldest episodes, as suits
+            a real-time environment, whose steps must not be delayed.
         wait_limit_s: Longest wait for room.
 
     Attributes:
@@ -173,7 +173,7 @@ class Outbox:
             )
 
     def _episode_end(self, start: int, counts: list[int]) -> int:
-        """Notes the samples of parcels from `start` to the next in which an episode ends; returns what follows."""
+        """Notes the samples of parcels up to the end of an episode; returns the number after them."""
         number, n_ended = start, 0
         while number < self._log.next and not n_ended:
             n_samples = 0
@@ -196,7 +196,7 @@ class Outbox:
             return dropped or damaged_from(self._log, start)
 
     def sync(self) -> int:
-        """Puts everything on the disk, if there is one; returns the number of the first that may not be there."""
+        """Puts everything on the disk, if there is one; returns the first number that may not be there."""
         return self._log.sync() if self._is_durable else self._log.next
 
     def settle(self, durable: int) -> None:

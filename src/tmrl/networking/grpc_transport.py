@@ -1,8 +1,8 @@
 """The transport over gRPC: one TCP connection, with TLS off this machine, carries all streams of one peer.
 
 A worker only ever dials out, which is what works behind a home router; pings below half a minute keep the
-router's table entry alive and tell a dead peer from a silent one. Frames are opaque bytes: there is no protobuf
-and no code made from one. This module alone imports gRPC, when the first server or line is made.
+router's table entry alive and tell a dead peer from a silent one. Frames are opaque bytes: there is no
+protobuf and no code made from one. This module alone imports gRPC, when the first server or line is made.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from tmrl.errors import CredentialError, LineLostError, RefusedError
-from tmrl.networking.credentials import ClientCredential, ServerCredentials, identity_of
+from tmrl.networking.credentials import ClientCredential, Identity, ServerCredentials, identity_of
 from tmrl.networking.messages import MAX_FRAME_BYTES
 from tmrl.networking.transport import SERVICES, Connection, Peer, Serve, Service
 
@@ -21,6 +21,7 @@ PREFIX = "/tmrl.Line/"
 PING_INTERVAL_S = 20
 PING_TIMEOUT_S = 10
 STOP_GRACE_S = 1.0
+_EOF: Any = vars(grpc.aio)["EOF"]  # which its type stubs do not know
 REVOCATION_INTERVAL_S = 1.0
 
 _COMMON: list[tuple[str, int]] = [
@@ -130,7 +131,7 @@ class _Call:
             frame = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise _lost(error, self.peer.address) from error
-        if frame is grpc.aio.EOF:
+        if frame is _EOF:
             raise await self._gone(None)
         return frame
 
@@ -165,7 +166,8 @@ class GrpcListener:
         if credentials is None and not is_loopback(host):
             raise ValueError(
                 f"a server that others can reach needs credentials, got none for {host}; run "
-                "`tmrl credentials init --host THIS-HOST DIR` and give DIR as credentials=, or listen at 127.0.0.1"
+                "`tmrl credentials init --host THIS-HOST DIR` and give DIR as credentials=, or listen at "
+                "127.0.0.1"
             )
         self.port = port
         self._host = host
@@ -183,7 +185,9 @@ class GrpcListener:
         """
         self._serve = serve
         server = grpc.aio.server(options=_OF_LISTENER)
-        handlers = {service: grpc.stream_stream_rpc_method_handler(self._handler(service)) for service in SERVICES}
+        handlers = {
+            service: grpc.stream_stream_rpc_method_handler(self._handler(service)) for service in SERVICES
+        }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("tmrl.Line", handlers)])
         wanted = endpoint(self._host, self.port)
         try:
@@ -194,7 +198,7 @@ class GrpcListener:
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(
-                f"the server must listen at an address of this machine with a port that is free, got {wanted}; "
+                f"the server must listen at an address of this machine with a free port, got {wanted}; "
                 "choose another --port, or see what holds it"
             ) from error
         await server.start()
@@ -223,16 +227,14 @@ class GrpcListener:
         if self._credentials is None:
             return Peer(address)
         try:
-            identity = identity_of(cert_pem)
-            if self._credentials.is_revoked(cert_pem):
-                raise CredentialError(f"the certificate of {identity.role} {identity.name!r} was revoked")
+            identity = _unrevoked(self._credentials, cert_pem)
         except CredentialError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             raise
         return Peer(address, identity.name, identity.role)
 
     async def _end_revoked(self, credentials: ServerCredentials) -> None:
-        """Ends connections that are open when their certificate is revoked: TLS looks only at their beginning."""
+        """Ends open connections whose certificate is revoked: TLS looks at it only at the beginning."""
         while True:
             await asyncio.sleep(REVOCATION_INTERVAL_S)
             for connection, cert_pem in list(self._open.items()):
@@ -248,6 +250,18 @@ class GrpcListener:
             await server.stop(STOP_GRACE_S)
 
 
+def _unrevoked(credentials: ServerCredentials, cert_pem: bytes) -> Identity:
+    """Whose certificate it is.
+
+    Raises:
+        CredentialError: It was revoked, or is none of a peer.
+    """
+    identity = identity_of(cert_pem)
+    if credentials.is_revoked(cert_pem):
+        raise CredentialError(f"the certificate of {identity.role} {identity.name!r} was revoked")
+    return identity
+
+
 def _secrets(own: ServerCredentials) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
 
@@ -259,17 +273,17 @@ class _Context:
         self.peer = peer
         self._context = context
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[None] | None = None
 
     async def run(self, work: Any) -> None:
         """Serves until the end, or until this end closes."""
-        self._task = asyncio.ensure_future(work)
+        self._task = task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait([self._task])
+            await asyncio.wait([task])
         finally:
-            self._task.cancel()
-        if not self._task.cancelled():
-            self._task.result()
+            task.cancel()
+        if not task.cancelled():
+            task.result()
 
     async def send(self, frame: bytes) -> None:
         async with self._lock:
@@ -283,7 +297,7 @@ class _Context:
             frame = await self._context.read()
         except Exception as error:
             raise LineLostError(f"{self.peer.address} is gone: {error}") from error
-        if frame is grpc.aio.EOF:
+        if frame is _EOF:
             raise LineLostError(f"{self.peer.address} hung up")
         return frame
 

@@ -1,14 +1,14 @@
 """Hub: what a server does with its connections, whatever carries them.
 
     samples   worker  --> parcels --> spool          one a worker; a newer one takes over
-    policies  worker  <-- the newest policy          each as soon as there is a newer one; older ones are left out
+    policies  worker  <-- the newest policy          whenever there is a newer one
     feed      trainer <-- spool                      one; a newer one takes over
     publish   trainer --> policies
     status    anyone  <-- a report
 
-Nothing that a peer sends is executed, and nothing of it is decoded here but headers. Who breaks the protocol is
-told so once and hung up on; nobody else notices. Everything runs in one event loop, so nothing needs a lock;
-only the disk is synced in another thread.
+Nothing that a peer sends is executed, and nothing of it is decoded here but headers. Who breaks the protocol
+is told so once and hung up on; nobody else notices. Everything runs in one event loop, so nothing needs a
+lock; only the disk is synced in another thread.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError, StorageError
@@ -159,10 +160,8 @@ class Hub:
         if (who, reason) not in self._complaints and len(self._complaints) < MAX_WORKERS:
             self._complaints.add((who, reason))
             logger.warning("%s is refused: %s; this is said once", who, reason)
-        try:
+        with suppress(LineLostError):
             await connection.send(to_frame(Refuse(reason[:1000], is_final)))
-        except LineLostError:
-            pass
 
     # Workers.
 
@@ -443,7 +442,9 @@ def _check_peer(peer: Peer, role: str, name: str | None) -> None:
         RefusedError: The peer is somebody else.
     """
     if peer.role is not None and peer.role != role:
-        raise RefusedError(f"this needs the certificate of a {role}, got that of the {peer.role} {peer.name!r}")
+        raise RefusedError(
+            f"this needs the certificate of a {role}, got that of the {peer.role} {peer.name!r}"
+        )
     if name is not None and peer.name is not None and peer.name != name:
         raise RefusedError(f"the certificate is that of {peer.name!r}, and not of {name!r}")
     if name is not None and not 0 < len(name) <= 64:

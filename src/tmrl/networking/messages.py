@@ -1,14 +1,14 @@
 """Messages: what the two ends of a line say to each other, and the frames that carry it.
 
-A frame is a length, a header in msgpack and a body of raw bytes. The header is a list: the message's number in
-`_KINDS`, then its fields in their order. Bodies, which are parcels and policies, are never parsed here.
+A frame is a length, a header in msgpack and a body of raw bytes. The header is a list: the message's number
+in `_KINDS`, then its fields in their order. Bodies, which are parcels and policies, are never parsed here.
 
 What comes from a peer is hostile until proven otherwise: every field is checked for its type and its size
 before anything is made of it, and whatever does not fit is a `ProtocolError`.
 
     sender                          receiver
       Hello  ------------------------>            who speaks, from which number on
-             <------------------------ Welcome    which number is expected next, how many Puts may be in flight
+             <------------------------ Welcome    which number comes next, how many Puts may be on their way
       Put    ------------------------>            parcels with consecutive numbers
       Skip   ------------------------>            numbers that were dropped on purpose, and what they held
              <------------------------ Ack        what was received, what is durable
@@ -199,7 +199,7 @@ def to_frame(message: Message, body: Sequence[bytes | memoryview] = ()) -> bytes
     """
     kind = type(message)
     values = [getattr(message, field.name) for field in _FIELDS[kind]]
-    header = msgpack.packb([_NUMBERS[kind], *values])
+    header: bytes = msgpack.packb([_NUMBERS[kind], *values])  # pyright: ignore[reportAssignmentType]
     own = getattr(message, "body", b"")
     return b"".join((_LENGTH.pack(len(header)), header, own, *body))
 
@@ -226,17 +226,19 @@ def from_frame(frame: bytes | memoryview) -> Message:
     if kind not in _BODIED:
         if body:
             raise ProtocolError(f"the message {kind.__name__} must have no body, got {len(body):,} bytes")
-        return kind(*values)
+        return _made(kind, values)
     if kind is Put and sum(values[1]) != len(body):
         raise ProtocolError(f"a Put must have the {sum(values[1]):,} bytes that it says, got {len(body):,}")
-    return kind(*values, body)
+    return _made(kind, [*values, body])
 
 
-def _header(header: memoryview) -> tuple[type[Any], list[Any]]:
+def _made(kind: Any, values: list[Any]) -> Message:
+    return kind(*values)
+
+
+def _header(header: memoryview) -> tuple[Any, list[Any]]:
     try:
-        values = msgpack.unpackb(
-            header, strict_map_key=False, max_array_len=1 << 16, max_map_len=1 << 12
-        )
+        values = msgpack.unpackb(header, strict_map_key=False, max_array_len=1 << 16, max_map_len=1 << 12)
     except Exception as error:
         raise ProtocolError(f"a header must be msgpack, got {error!r}") from error
     if not isinstance(values, list) or not values or type(values[0]) is not int:
@@ -271,10 +273,18 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and 0 < len(value) <= MAX_NUMBERS and all(map(_is_number, value))
 
 
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_anything(_: Any) -> bool:
+    return True
+
+
 _CHECKS = {
     "int": _is_number,
     "str": _is_text,
-    "bool": lambda value: type(value) is bool,
+    "bool": _is_flag,
     "tuple": _are_numbers,
-    "Any": lambda _: True,
+    "Any": _is_anything,
 }

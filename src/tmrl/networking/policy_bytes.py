@@ -18,8 +18,8 @@ def save_policy(actor: ActorModule) -> bytes:
     """
     if type(actor).save is ActorModule.save:
         raise PolicyError(
-            f"{type(actor).__name__} would be pickled, and no line carries pickles: whoever unpickles runs what "
-            "they say; override its save and load, or make it a TorchActorModule"
+            f"{type(actor).__name__} would be pickled, and no line carries pickles: to read one is to run "
+            "it; override its save and load, or make it a TorchActorModule"
         )
     with tempfile.TemporaryDirectory(prefix="tmrl-") as folder:
         file = Path(folder) / FILE

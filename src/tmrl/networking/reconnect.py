@@ -1,4 +1,4 @@
-"""Reconnecting: one loop for every line, with exponential back-off and jitter, that never gives up in silence."""
+"""Reconnecting: one loop for every line, with back-off and jitter, that never gives up in silence."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ async def keep_connected(
     use: Callable[[Connection], Awaitable[None]],
     on_failure: Callable[[Exception], None],
 ) -> None:
-    """Dials, uses the connection until it is lost, and dials again, until cancelled or until that is of no use.
+    """Dials, uses the connection until it is lost, and dials again, until that is of no use.
 
     Args:
         dialer: Dials the server.
@@ -43,7 +43,7 @@ async def keep_connected(
                 await connection.close()
         except (LineLostError, ProtocolError, ParcelError) as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - told to the thread that uses the line
+        except Exception as error:
             on_failure(error)
             return
         # Apart from each other: a server that comes back is not run over by all of its workers at once.

@@ -1,9 +1,9 @@
 """Spool: the parcels that a server holds for its trainer, in the order in which they came.
 
 One `RecordLog` for all workers. Each record says whose parcel it is and which, so that the ledger of what has
-come can be read from the records again; what is forgotten leaves its part of it in the log's note. On a disk, a
-parcel is durable once it is synced. In RAM nothing here is: then it is durable once the trainer says so, and
-until then the worker keeps its own copy.
+come can be read from the records again; what is forgotten leaves its part of it in the log's note. On a disk,
+a parcel is durable once it is synced. In RAM nothing here is: then it is durable once the trainer says so,
+and until then the worker keeps its own copy.
 
     record   kind, epoch, number, samples, bytes of the name | name | padding | parcel, or where a Skip stops
 """
@@ -193,16 +193,16 @@ class Spool:
         return damaged_from(self._log, start)
 
     def sync(self) -> int:
-        """Puts everything on the disk, if there is one; returns the number of the first that may not be there."""
+        """Puts everything on the disk, if there is one; returns the first number that may not be there."""
         return self._log.sync() if self.is_durable else self._log.next
 
     def mark_synced(self, before: int) -> bool:
-        """Notes how far the disk is, which may be told to the trainer; returns whether a worker has to know."""
+        """Notes how far the disk is, which the trainer may know; returns whether a worker has to."""
         self.synced = before
         return self.is_durable and self._mark_durable(before)
 
     def _mark_durable(self, before: int) -> bool:
-        """Marks records before that number as durable; returns whether that says something new to a worker."""
+        """Marks records before that number as durable; returns whether a worker has to know."""
         is_news = False
         while self._unsafe and self._unsafe[0][0] < before:
             _, position, stop = self._unsafe.popleft()

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 END_S = 2.0
 """How long a cancelled task may take to end."""
 
 
 async def either(*works: Coroutine[Any, Any, None]) -> None:
-    """Runs several things at once until the first ends, and raises what it raised; the others are cancelled."""
+    """Runs several things until the first ends, and raises what it raised; the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -55,9 +55,7 @@ def iterate_epochs(
     """
     if epochs_between_checkpoints < 1:
         raise ValueError(f"epochs_between_checkpoints must be at least 1, got {epochs_between_checkpoints}")
-    checkpoint = _checkpoint(
-        checkpoint_path, dump_run_instance_fn, load_run_instance_fn, line_of(interface)
-    )
+    checkpoint = _checkpoint(checkpoint_path, dump_run_instance_fn, load_run_instance_fn, line_of(interface))
     run = checkpoint.load(run_cls) if checkpoint else None
     if run is None:
         run = run_cls()
@@ -161,8 +159,8 @@ class Trainer:
         training_cls: Makes the training, usually a `partial` of `TorchTrainingOffline`.
         server_ip: Name or address of the server; by default this machine, or what the credential says.
         server_port: Its port; likewise.
-        password, local_com_port, header_size, max_buf_len, security, keys_dir, hostname: Accepted and ignored,
-            with one warning: they configured the original's transport.
+        password, local_com_port, header_size, max_buf_len, security, keys_dir, hostname: Accepted and
+            ignored, with one warning: they configured the original's transport.
         model_path: File to which every policy is written before it is sent; None writes none.
         checkpoint_path: See `iterate_epochs`, as for the three after it.
         dump_run_instance_fn: Writes the training to the path instead.
@@ -170,8 +168,8 @@ class Trainer:
         updater_fn: Changes a training that was loaded, before it goes on.
         source: Where samples come from and policies go, instead of a server; closed with the trainer if it
             can be.
-        credential: File `trainer.json` that `tmrl credentials init` made, or what was read of it; needed where
-            the server is another machine.
+        credential: File `trainer.json` that `tmrl credentials init` made, or what was read of it; needed
+            where the server is another machine.
 
     Raises:
         ValueError: The server is another machine, and there is no credential.

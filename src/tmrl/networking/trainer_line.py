@@ -1,11 +1,12 @@
 """TrainerLine: a trainer's end of the line, the `SampleSource` of a training whose workers are elsewhere.
 
-What the server's spool holds arrives in the background, in a queue that is bounded in bytes. `retrieve_buffer`
-hands it to the training loop. The server may forget a parcel once the training says that it is safe:
+What the server's spool holds arrives in the background, in a queue that is bounded in bytes.
+`retrieve_buffer` hands it to the training loop. The server may forget a parcel once the training says that it
+is safe:
 
-- with checkpoints, `commit()` after each, of what `state()` said when it was made: memory and watermark are of
-  one moment, so that a trainer that was killed goes on where its checkpoint ends, with nothing lost and nothing
-  twice;
+- with checkpoints, `commit()` after each, of what `state()` said when it was made: memory and watermark are
+  of one moment, so that a trainer that was killed goes on where its checkpoint ends, with nothing lost and
+  nothing twice;
 - without, at the next `retrieve_buffer`, by when the loop has put it into the memory.
 """
 
@@ -14,8 +15,10 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
@@ -203,7 +206,7 @@ class TrainerLine:
         background.loop().call_soon_threadsafe(event.set)
 
     def close(self) -> None:
-        """Hangs up; the server keeps what was not handed over, or not committed where there are checkpoints."""
+        """Hangs up; the server keeps what was not handed over, or, with checkpoints, not committed."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -227,7 +230,9 @@ class TrainerLine:
         if not isinstance(hello, Hello):
             raise ProtocolError(f"a server must begin with a Hello, got {type(hello).__name__}")
         if hello.version != VERSION:
-            raise RefusedError(f"the server speaks version {hello.version} of the protocol, this is {VERSION}")
+            raise RefusedError(
+                f"the server speaks version {hello.version} of the protocol, this is {VERSION}"
+            )
         self._begin(hello)
         await connection.send(to_frame(Welcome(self._received, self._window, self._wishes)))
         await either(self._hear_puts(connection), self._tell(connection))

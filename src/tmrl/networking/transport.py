@@ -1,9 +1,9 @@
 """Transport: what carries frames between two ends, and its twin within one process.
 
-A `Dialer` opens a `Connection` to a service of a server; a `Listener` hands the connections that come in to the
-server. That is all that the rest of the line knows of a network, and `tmrl.networking.grpc_transport` is the
-only module that knows gRPC. The twin, `Loopback`, is for tests and for a trainer and a server in one process:
-no socket, no TLS, and a connection can be cut where a test likes.
+A `Dialer` opens a `Connection` to a service of a server; a `Listener` hands the connections that come in to
+the server. That is all that the rest of the line knows of a network, and `tmrl.networking.grpc_transport` is
+the only module that knows gRPC. The twin, `Loopback`, is for tests and for a trainer and a server in one
+process: no socket, no TLS, and a connection can be cut where a test likes.
 
 Everything here runs in the event loop of `tmrl.networking.background`.
 """

@@ -38,11 +38,12 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
         sink: A line to use instead of one to a server.
         credential: File that `tmrl credentials worker` made, or what was read of it; needed where the server
             is another machine.
-        outbox: Folder to keep samples in until they are safe with the server, each worker's in one of its own;
-            or `ram`. By default `outbox` for a worker that has a name, by which it is found again, else `ram`.
+        outbox: Folder to keep samples in until they are safe with the server, each worker's in one of its
+            own; or `ram`. By default `outbox` for a worker that has a name, by which it is found again, else
+            `ram`.
         outbox_bytes: Most bytes to keep.
-        when_full: Whether a full outbox makes the worker wait (`block`) or drops the oldest episodes (`drop`),
-            as a real-time environment needs it.
+        when_full: Whether a full outbox makes the worker wait (`block`) or drops the oldest episodes
+            (`drop`), as a real-time environment needs it.
         compress: Fields to compress, losslessly, as in `("obs",)`.
         close_s: How long `close` waits for samples to be safe with the server.
 

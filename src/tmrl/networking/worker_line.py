@@ -2,14 +2,15 @@
 
 `send` encodes a Buffer and puts it into the outbox, and that is all that the thread of the worker ever waits
 for, unless the outbox is full and was told to block. The rest happens in the background: parcels go out
-together, about every second or quarter of a megabyte, at once when the worker waits for a policy; policies come
-in on a connection of their own, the newest only.
+together, about every second or quarter of a megabyte, at once when the worker waits for a policy; policies
+come in on a connection of their own, the newest only.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
@@ -202,10 +203,8 @@ class WorkerLine:
             due_s = self._due_s() if sender.may_send else None
             if due_s is not None and due_s <= 0:
                 return
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), due_s)
-            except TimeoutError:
-                pass
 
     def _due_s(self) -> float:
         with self._changed:

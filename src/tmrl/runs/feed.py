@@ -1,9 +1,9 @@
 """Feed: where the samples of a run come from.
 
-    here      a worker in this process, which the training loop steps
-    --workers worker processes on this machine, and a server in this one, over loopback
-    --serve   a server as a child, to which workers come from anywhere
-    --server  a server that runs already
+here      a worker in this process, which the training loop steps
+--workers worker processes on this machine, and a server in this one, over loopback
+--serve   a server as a child, to which workers come from anywhere
+--server  a server that runs already
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.networking import RolloutWorker, Server, VectorWorker
+from tmrl.networking import Server
 from tmrl.networking.connecting import connect_trainer
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.runs.crew import Crew
@@ -38,8 +38,8 @@ EPISODES_BETWEEN_TESTS = 5
 class OpenSource(SampleSource, Protocol):
     """A source of samples that is to be closed."""
 
-    def __enter__(self) -> Any: ...  # noqa: D105
-    def __exit__(self, *_: object) -> None: ...  # noqa: D105
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Feed(Protocol):
@@ -84,7 +84,7 @@ class _Here:
 
     def __init__(self, settings: TrainSettings, seed: int) -> None:
         self._settings = settings
-        self.worker: RolloutWorker | VectorWorker = make_worker(settings, seed)
+        self.worker = make_worker(settings, seed)
         self.spaces = single_spaces(self.worker.env)
         self.steps_per_exchange = math.ceil(STEPS_PER_EXCHANGE / settings.num_envs) * settings.num_envs
 
@@ -116,7 +116,9 @@ class _FromAfar:
             if settings.workers:
                 server = opened.enter_context(Server(port=0))
                 line = opened.enter_context(TrainerLine(server.loopback))
-                crew = opened.enter_context(Crew(worker_commands(settings, f"127.0.0.1:{server.port}", self._seed)))
+                crew = opened.enter_context(
+                    Crew(worker_commands(settings, f"127.0.0.1:{server.port}", self._seed))
+                )
             elif settings.serve:
                 crew = opened.enter_context(Crew([server_command(settings, folder / "spool")]))
                 trainer = None if settings.credentials is None else settings.credentials / "trainer.json"

@@ -48,7 +48,7 @@ class ServerSettings:
     credentials: Path | None = None
     """Folder that `tmrl credentials init` made."""
     spool: str = "spool"
-    """Folder that keeps samples while the trainer is away; or ram, and workers keep their own until it comes."""
+    """Folder that keeps samples while the trainer is away; or ram, and workers keep theirs meanwhile."""
     spool_size: str = "10GB"
     """Most of the disk, or the memory, that samples may take; when it is full, workers wait."""
     until_stdin_closes: bool = False
@@ -78,7 +78,7 @@ class WorkerSettings:
     credential: Path | None = None
     """File that `tmrl credentials worker` made; needed where the server is another machine."""
     outbox: str = "outbox"
-    """Folder that keeps samples until they are safe with the server; or ram, and they end with the process."""
+    """Folder that keeps samples until the server has them safe; or ram, and they end with the process."""
     outbox_size: str = "1GB"
     """Most that samples may take there."""
     when_full: Literal["block", "drop"] = "block"

@@ -24,8 +24,8 @@ from tmrl.runs.feed import make_feed
 from tmrl.runs.folder import RunFolder, read_json, write_json
 from tmrl.runs.journal import Journal
 from tmrl.runs.keeper import Keeper
-from tmrl.runs.recipe import agent_name, make_actor, make_agent, make_memory
-from tmrl.runs.settings import ATARI, TrainSettings
+from tmrl.runs.recipe import agent_name, make_agent, make_memory
+from tmrl.runs.settings import TrainSettings
 from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent
 from tmrl.training.source import line_of
 from tmrl.worker import RolloutWorker

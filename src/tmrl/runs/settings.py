@@ -128,11 +128,13 @@ class TrainSettings:
         ]
         if len(chosen) > 1:
             raise ValueError(
-                f"samples come from one place, got {' and '.join(chosen)}; give one of them, and start further "
-                "workers with `tmrl worker`"
+                f"samples come from one place, got {' and '.join(chosen)}; give one of them, and start "
+                "further workers with `tmrl worker`"
             )
         if chosen and self.num_envs > 1:
-            raise ValueError(f"--num-envs steps environments in this process, got it with {chosen[0]}; leave it out")
+            raise ValueError(
+                f"--num-envs steps environments in this process, got it with {chosen[0]}; leave it out"
+            )
 
     @property
     def is_fed_from_afar(self) -> bool:
