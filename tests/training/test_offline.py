@@ -107,6 +107,34 @@ def test_the_loop_waits_while_it_is_ahead_of_the_samples() -> None:
     assert (training.total_updates, training.total_samples) == (4, 5)
 
 
+def test_the_loop_leaves_samples_where_they_are_while_they_are_ahead_of_it() -> None:
+    source = Script([4] * 99)
+    training = make(source, steps=6, update_buffer_interval=1, max_env_steps_ahead=2)
+    training.run_epoch(source)
+    # After n updates the loop retrieves only if fewer than 1 + n + 2 samples came; four come at a time.
+    assert source.events == [
+        "retrieve 4",
+        *("draw", "train"),
+        *("draw", "train"),
+        *("draw", "retrieve 4", "train"),
+        *("draw", "train") * 3,
+    ]
+
+
+def test_a_memory_without_a_transition_gets_samples_however_far_ahead_they_are() -> None:
+    source = Script([1, 0, 1, 0, 1])
+    make(source, steps=1, update_buffer_interval=100, max_env_steps_ahead=0.5).run_epoch(source)
+    assert source.events.count("train") == 1
+
+
+def test_a_loop_that_waits_long_says_for_what(monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr("tmrl.waiting.TELL_AFTER_S", 0.0)
+    source = Script([3, 0, 3, 3])
+    make(source, steps=1, start_training=5, update_buffer_interval=100).run_epoch(source)
+    assert "waiting for a training step" in caplog.text
+    assert "on 2 more samples, for start_training=5" in caplog.text
+
+
 def test_updates_stay_bounded_by_samples_over_rounds_and_epochs() -> None:
     """B58: no burst, also where a stored run goes on."""
     source = Script([4] * 99)

@@ -17,7 +17,9 @@ from typing import Any
 
 from tmrl.training.agent import TrainingAgent
 from tmrl.training.metrics import RoundMeans, Stopwatch
+from tmrl.training.rate_limit import RateLimit
 from tmrl.training.source import SampleSource
+from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ class TrainingOffline:
     """Where batches are put and the agent computes."""
     on_update: "Callable[[TrainingOffline, dict[str, Any]], None] | None" = None
     """Called after each training step with the loop and its metrics: for displays, logs and checkpoints."""
+    max_env_steps_ahead: float = float("inf")
+    """Samples beyond what the training steps have needed, from which on the loop leaves samples where they
+    are until it has caught up; see `RateLimit`."""
 
     total_updates = 0
 
@@ -69,6 +74,7 @@ class TrainingOffline:
         for name in ("rounds", "steps", "update_model_interval", "update_buffer_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _ = self.rate_limit  # which checks it
         self.epoch = self.round = self.step = 0
         self.memory = self.memory_cls(nb_steps=self.steps, device=self.device)
         observation_space, action_space = self._spaces()
@@ -156,24 +162,37 @@ class TrainingOffline:
             "training_step_duration": training_s,
         }
 
+    @property
+    def rate_limit(self) -> RateLimit:
+        """The band that the three fields make; they may be changed at any time."""
+        return RateLimit(self.max_training_steps_per_env_step, self.start_training, self.max_env_steps_ahead)
+
     def update_buffer(self, interface: SampleSource) -> None:
-        """Moves what arrived into the memory."""
+        """Moves what arrived into the memory, unless samples are too far ahead of the training."""
+        is_ahead = not self.rate_limit.may_insert(self.total_updates, self.total_samples)
+        if is_ahead and len(self.memory):
+            return
         buffer = interface.retrieve_buffer()
         self.memory.append(buffer)
         self.total_samples += len(buffer)
 
     def check_ratio(self, interface: SampleSource) -> None:
         """Waits until enough samples arrived for one more training step."""
+        wait = Wait("a training step")
         while not self._may_train():
             before = self.total_samples
             self.update_buffer(interface)
             if self.total_samples == before:
                 time.sleep(self.sleep_between_buffer_retrieval_attempts)
+                wait.check(self._missing)
 
     def _may_train(self) -> bool:
-        if self.total_samples < max(1, self.start_training) or not len(self.memory):
-            return False
-        return self.total_updates / self.total_samples <= self.max_training_steps_per_env_step
+        return bool(len(self.memory)) and self.rate_limit.may_train(self.total_updates, self.total_samples)
+
+    def _missing(self) -> str:
+        if not self.rate_limit.may_train(self.total_updates, self.total_samples):
+            return self.rate_limit.missing(self.total_updates, self.total_samples)
+        return f"a whole transition: the {self.total_samples:,} samples so far make none"
 
 
 class TorchTrainingOffline(TrainingOffline):
