@@ -82,6 +82,8 @@ def after(statement: str, watch: bool = False) -> dict[str, object]:
         "import tmrl",
         "from tmrl.networking import Buffer",
         "import tmrl.chunk",
+        "import tmrl.chunk_buffer",
+        "import tmrl.networking.parcel",
         "import tmrl.packing",
         "import tmrl.schema",
         "import tmrl.integrity",

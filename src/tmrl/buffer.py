@@ -41,12 +41,12 @@ class Buffer:
     def append_sample(self, sample: tuple[Any, ...]) -> None:
         """Appends one sample, kept by reference, then clips."""
         self.memory.append(sample)
-        if len(self.memory) > self.maxlen:
+        if len(self) > self.maxlen:
             self.clip_to_maxlen()
 
     def clip_to_maxlen(self) -> None:
         """Drops the oldest samples beyond `maxlen`; the first drop since `clear()` is logged."""
-        dropped = len(self.memory) - self.maxlen
+        dropped = len(self) - self.maxlen
         if dropped > 0:
             if not self.dropped:
                 logger.warning(
@@ -55,7 +55,10 @@ class Buffer:
                     self.maxlen,
                 )
             self.dropped += dropped
-            del self.memory[:dropped]
+            self._drop_oldest(dropped)
+
+    def _drop_oldest(self, n_samples: int) -> None:
+        del self.memory[:n_samples]
 
     def record_episode(self, record: EpisodeRecord) -> None:
         """Notes a finished episode and makes it the newest in the four `stat_*` attributes."""
@@ -80,15 +83,20 @@ class Buffer:
     def __iadd__(self, other: "Buffer") -> Self:
         """Appends the samples and episodes of `other`, and takes its statistics unless it is empty."""
         self.episodes += other.episodes
-        if other.memory or other.episodes:
+        if len(other) or other.episodes:
             self.stat_train_return = other.stat_train_return
             self.stat_test_return = other.stat_test_return
             self.stat_train_steps = other.stat_train_steps
             self.stat_test_steps = other.stat_test_steps
-        self.memory += other.memory
+        self._extend(other)
         self.dropped += other.dropped
         self.clip_to_maxlen()
         return self
 
+    def _extend(self, other: "Buffer") -> None:
+        self.memory += other.memory
+
     def __repr__(self) -> str:
-        return f"Buffer({len(self.memory)} samples, {len(self.episodes)} episodes, maxlen={self.maxlen})"
+        return (
+            f"{type(self).__name__}({len(self)} samples, {len(self.episodes)} episodes, maxlen={self.maxlen})"
+        )

@@ -54,7 +54,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
     """Which samples make a chunk."""
 
     picks: list[int]
@@ -83,7 +83,7 @@ def chunks_of(
         IntegrityError: In CRC mode, a sample carries no checksums.
     """
     rows = packer.pack(samples)
-    runs = _runs(samples, source, continues)
+    runs = runs_of(samples, source, continues)
     if len(runs) == 1:
         return [_chunk(rows, samples, runs[0])]
     order = [pick for run in runs for pick in run.picks]
@@ -97,11 +97,10 @@ def chunks_of(
     return chunks
 
 
-def _chunk(rows: Rows, samples: Sequence[Any], run: _Run) -> Chunk:
+def _chunk(rows: Rows, samples: Sequence[Any], run: Run) -> Chunk:
     n = len(samples)
     if run.first_step is None:
-        starts = np.fromiter((sample[0] is None for sample in samples), np.bool_, n)
-        starts[1:] |= rows["terminated"][:-1] | rows["truncated"][:-1]
+        starts = plain_starts(rows, np.fromiter((sample[0] is None for sample in samples), np.bool_, n))
         episodes = np.zeros(n, np.int64)
     else:
         _, _, _, episodes, episode_steps, _ = zip(*(sample.stamp for sample in samples), strict=True)
@@ -110,7 +109,19 @@ def _chunk(rows: Rows, samples: Sequence[Any], run: _Run) -> Chunk:
     return Chunk(rows, starts, episodes, run.stream, run.first_step, run.source, run.continues)
 
 
-def _runs(samples: Sequence[Any], source: str, continues: bool) -> list[_Run]:
+def plain_starts(rows: Rows, is_actless: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of samples without a stamp begin an episode: those without an action, and those after the end."""
+    starts = is_actless.copy()
+    starts[1:] |= rows["terminated"][:-1] | rows["truncated"][:-1]
+    return starts
+
+
+def runs_of(samples: Sequence[Any], source: str, continues: bool) -> list[Run]:
+    """Which samples make which chunk, see `chunks_of`.
+
+    Raises:
+        BadSampleError: A sample without a stamp has an `info["source"]` that is no str.
+    """
     stamps = [getattr(sample, "stamp", None) for sample in samples]
     if not any(stamps):
         return _plain_runs(samples, range(len(samples)), source, continues)
@@ -125,7 +136,7 @@ def _runs(samples: Sequence[Any], source: str, continues: bool) -> list[_Run]:
             groups.setdefault(section, []).append(index)
         else:
             groups.setdefault((Stream(stamp.worker, stamp.epoch), section), []).append(index)
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for key, picks in groups.items():
         if isinstance(key, int):
             runs += _plain_runs(samples, picks, source, continues=False)
@@ -134,7 +145,7 @@ def _runs(samples: Sequence[Any], source: str, continues: bool) -> list[_Run]:
     return runs
 
 
-def _whole_run(stamps: Sequence[Any], source: str) -> _Run | None:
+def _whole_run(stamps: Sequence[Any], source: str) -> Run | None:
     """The run of samples that are consecutive steps of one stream, as most are; 5x faster than sorting."""
     workers, epochs, steps, _, _, sources = zip(*stamps, strict=True)
     n = len(stamps)
@@ -143,7 +154,7 @@ def _whole_run(stamps: Sequence[Any], source: str) -> _Run | None:
     if steps != tuple(range(steps[0], steps[0] + n)):
         return None
     label = _label(sources[0], source)
-    return _Run(list(range(n)), Stream(workers[0], epochs[0]), steps[0], label, continues=True)
+    return Run(list(range(n)), Stream(workers[0], epochs[0]), steps[0], label, continues=True)
 
 
 def _label(stamped: str, given: str) -> str:
@@ -151,7 +162,7 @@ def _label(stamped: str, given: str) -> str:
     return given if stamped == DEFAULT_SOURCE else stamped
 
 
-def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[_Run]:
+def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[Run]:
     """One run, or several that follow each other where `info["source"]` changes."""
     labels = [info.get("source", source) if type(info := samples[i][5]) is dict else source for i in picks]
     if not all(issubclass(kind, str) for kind in set(map(type, labels))):
@@ -159,16 +170,16 @@ def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, conti
         refuse(samples, pick, 'info["source"]', "a str that labels where the data come from", f"{label!r}")
     cuts = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]] if len(set(labels)) > 1 else []
     return [
-        _Run(list(picks[start:stop]), PLAIN, None, labels[start], continues or start > 0)
+        Run(list(picks[start:stop]), PLAIN, None, labels[start], continues or start > 0)
         for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True)
     ]
 
 
 def _stamped_runs(
     stamps: Sequence[Any], picks: list[int], stream: Stream, source: str, is_broken: bool
-) -> list[_Run]:
+) -> list[Run]:
     """Runs of consecutive steps with one source label."""
-    runs: list[_Run] = []
+    runs: list[Run] = []
     follows: tuple[int, str] | None = None
     for pick in picks:
         stamp = stamps[pick]
@@ -176,6 +187,6 @@ def _stamped_runs(
         if (stamp.step, label) == follows:
             runs[-1].picks.append(pick)
         else:
-            runs.append(_Run([pick], stream, stamp.step, label, continues=bool(runs) or not is_broken))
+            runs.append(Run([pick], stream, stamp.step, label, continues=bool(runs) or not is_broken))
         follows = (stamp.step + 1, label)
     return runs

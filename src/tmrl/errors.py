@@ -11,6 +11,7 @@
     ├── DatasetError          a dataset that cannot be read                              (ValueError)
     │   └── UnsafePickleError a pickle that names anything but arrays and containers
     ├── StorageError          a folder that a memory cannot live in                      (OSError)
+    ├── ParcelError           bytes from a peer that are no parcel of samples            (ValueError)
     ├── PolicyError           a policy file that cannot be read, or not safely           (ValueError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
@@ -25,6 +26,7 @@ __all__ = [
     "EvictedRowError",
     "HistoryError",
     "IntegrityError",
+    "ParcelError",
     "PolicyError",
     "SchemaError",
     "StalledError",
@@ -91,6 +93,10 @@ class UnsafePickleError(DatasetError):
 
 class StorageError(TmrlError, OSError):
     """A folder that a memory cannot live in: it is full, cannot be written, or another process writes it."""
+
+
+class ParcelError(TmrlError, ValueError):
+    """Bytes that came from a peer are no parcel of samples, or a damaged or a hostile one."""
 
 
 class PolicyError(TmrlError, ValueError):

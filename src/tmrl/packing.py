@@ -51,9 +51,9 @@ class Packer:
 
     def __init__(self, schema: Schema, finite: Collection[str] = ("rew", "act")) -> None:
         self.schema = schema
-        self._finite = frozenset(name for name in _names(schema) if _is_named(name, finite))
+        self._finite = frozenset(name for name in _names(schema) if is_named(name, finite))
         for name in finite:
-            if not any(_is_named(leaf, (name,)) for leaf in _names(schema)):
+            if not any(is_named(leaf, (name,)) for leaf in _names(schema)):
                 raise ValueError(
                     f"finite must name fields of the schema ({', '.join(_names(schema))}), got {name!r}"
                 )
@@ -128,7 +128,8 @@ def _names(schema: Schema) -> list[str]:
     return [leaf.name for leaf in schema.leaves if not leaf.name.startswith("crc/")]
 
 
-def _is_named(leaf: str, names: Collection[str]) -> bool:
+def is_named(leaf: str, names: Collection[str]) -> bool:
+    """Whether a leaf, or a field that holds it, is one of the names."""
     return any(leaf == name or leaf.startswith(f"{name}/") for name in names)
 
 

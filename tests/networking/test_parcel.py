@@ -1,0 +1,538 @@
+"""Parcels: what goes in comes out bit by bit, and nothing that a peer sends does anything but that."""
+
+import math
+import struct
+import time
+import tracemalloc
+from collections import OrderedDict, defaultdict, namedtuple
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from makers import buffer_of, plain_episode, stamped, step, with_crc
+from nests import Pose, SampleMaker, makers
+from tmrl.chunk_buffer import ChunkBuffer, RowPart
+from tmrl.errors import BadSampleError, ParcelError
+from tmrl.networking import Buffer
+from tmrl.networking.parcel import MAGIC, Encoder, Wishes, decode, summary
+from tmrl.networking.reading import Limits
+from tmrl.transition import EpisodeRecord, Sample, Stamp
+
+
+def parcel_of(buffer: Buffer, *args: Any, **kwargs: Any) -> bytes:
+    return b"".join(Encoder(*args, **kwargs).encode(buffer))
+
+
+def travelled(samples: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+    return decode(parcel_of(buffer_of(samples), *args, **kwargs)).memory
+
+
+def assert_exact(sent: Any, found: Any) -> None:
+    """The oracle: the same types all the way down, the same order of keys, and the same bits."""
+    if isinstance(sent, tuple) and hasattr(sent, "_fields"):
+        assert (type(found).__name__, found._fields) == (type(sent).__name__, type(sent)._fields)
+    else:
+        assert type(found) is type(sent)
+    if isinstance(sent, torch.Tensor):
+        assert (found.dtype, found.shape) == (sent.dtype, sent.shape)
+        assert found.reshape(-1).view(torch.uint8).equal(sent.detach().reshape(-1).view(torch.uint8))
+    elif isinstance(sent, np.ndarray | np.generic):
+        assert (found.dtype, found.shape, found.tobytes()) == (sent.dtype, sent.shape, sent.tobytes())
+    elif isinstance(sent, dict):
+        assert list(map(type, found)) == list(map(type, sent))
+        assert list(found) == list(sent)
+        for key, value in sent.items():
+            assert_exact(value, found[key])
+    elif isinstance(sent, list | tuple):
+        assert len(found) == len(sent)
+        for a, b in zip(sent, found, strict=True):
+            assert_exact(a, b)
+    elif isinstance(sent, float):
+        assert struct.pack("d", found) == struct.pack("d", sent)
+    else:
+        assert found == sent
+    assert getattr(found, "stamp", None) == getattr(sent, "stamp", None)
+
+
+DTYPES = "? b B >i2 <u4 >i8 u8 e >f4 <f8 F >D S3"
+arrays = st.builds(
+    lambda dtype, shape, seed: (
+        np.random.default_rng(seed).integers(0, 2, (*shape, np.dtype(dtype).itemsize), np.uint8)
+        .view(dtype)
+        .reshape(shape)
+    ),
+    st.sampled_from(DTYPES.split()),
+    st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    st.integers(0, 99),
+)  # fmt: skip
+texts = st.text(max_size=4).map(np.array) | st.lists(st.text(max_size=4), min_size=1, max_size=3).map(
+    lambda words: np.array(words).astype(">U5")
+)
+tensors = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.float16]).map(
+    lambda dtype: torch.arange(6).reshape(2, 3).to(dtype)
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**200), 2**200)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5)
+    | arrays.filter(lambda array: array.size > 0).map(lambda array: array.reshape(-1)[0])
+)
+keys = st.text(max_size=3) | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=2) | st.booleans()
+values = st.recursive(
+    scalars | arrays | texts | tensors,
+    lambda parts: (
+        st.lists(parts, max_size=3)
+        | st.lists(parts, max_size=3).map(tuple)
+        | st.dictionaries(keys, parts, max_size=3)
+        | st.dictionaries(keys, parts, max_size=3).map(OrderedDict)
+        | st.builds(Pose, parts, parts)
+    ),
+    max_leaves=8,
+)
+stamps = st.builds(
+    Stamp, st.sampled_from("ab"), st.integers(0, 2), *[st.integers(0, 2**61)] * 3, st.sampled_from("xy")
+)
+samples = st.builds(
+    lambda six, stamp: six if stamp is None else Sample(six, stamp),
+    st.lists(values, max_size=8).map(tuple),
+    st.none() | stamps,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(samples | values, max_size=5), st.sampled_from([(), ("obs",)]), st.booleans())
+def test_samples_of_any_kind_arrive_exactly(sent: list[Any], compress: tuple[str, ...], wishes: bool) -> None:
+    """Whether or not the trainer keeps rows: what fits none travels as it is."""
+    found = travelled([*sent, (1, 2)], Wishes() if wishes else None, compress=compress)
+    for a, b in zip([*sent, (1, 2)], found, strict=True):
+        assert_exact(a, b)
+
+
+def test_arrays_may_be_of_any_layout_in_memory_and_come_back_writable() -> None:
+    cube = np.arange(24).reshape(2, 3, 4)
+    sent = [cube[::-1], cube.T, cube[:, ::2], np.asfortranarray(cube), np.broadcast_to(cube[0], (5, 3, 4))]
+    (found,) = travelled([tuple(sent)])
+    for a, b in zip(sent, found, strict=True):
+        assert np.array_equal(a, b)
+        assert a.dtype == b.dtype
+        b[:] = 0
+    assert cube.any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(makers(), st.booleans(), st.booleans())
+def test_rows_are_what_the_packer_would_make(make: SampleMaker, stamp: bool, compress: bool) -> None:
+    sent: list[Any] = [make(is_reset=i == 0, terminated=i == 4) for i in range(5)]
+    if stamp:
+        sent = stamped(sent, "bob", first_step=7, episode=3, epoch=2)
+    encoder = Encoder(Wishes(("n",)), compress=("obs", "rew") if compress else ())
+    buffer = decode(b"".join(encoder.encode(buffer_of(sent))))
+    (part,) = buffer.row_parts() or []
+    packer = encoder._known[1].packer  # type: ignore[index]
+    assert part.chunk.rows.tobytes() == packer.pack(sent).tobytes()
+    assert part.chunk.rows.dtype == packer.schema.row_dtype
+    for a, b in zip(sent, buffer.memory, strict=True):
+        assert getattr(a, "stamp", None) == getattr(b, "stamp", None)
+        assert (a[0] is None) == (b[0] is None)
+        assert (a[3], a[4], int(b[5]["n"])) == (b[3], b[4], a[5]["n"])
+    again = Encoder(Wishes(("n",))).encode(buffer_of(buffer.memory))
+    assert decode(b"".join(again)).row_parts()[0].chunk.rows.tobytes() == packer.pack(sent).tobytes()  # type: ignore[index]
+
+
+def test_statistics_and_episodes_travel_too() -> None:
+    buffer = buffer_of(stamped(plain_episode(3), "ann"))
+    buffer.record_episode(EpisodeRecord("ann", 1.5, 3, False, 7))
+    buffer.record_episode(EpisodeRecord("eve", math.inf, 2, True))
+    buffer.dropped = 4
+    parcel = parcel_of(buffer, Wishes())
+    found = decode(parcel)
+    assert isinstance(found, ChunkBuffer)
+    assert found.episodes == buffer.episodes
+    assert (found.stat_train_return, found.stat_train_steps) == (1.5, 3)
+    assert (found.stat_test_return, found.stat_test_steps) == (math.inf, 2)
+    assert found.dropped == 4
+    assert summary(parcel) == summary(memoryview(parcel)) == (4, 2, ("ann", "eve"))
+
+
+def test_an_empty_buffer_travels() -> None:
+    buffer = Buffer()
+    buffer.stat_train_return = 2.0
+    for wishes in (None, Wishes()):
+        found = decode(parcel_of(buffer, wishes))
+        assert (len(found), found.memory, found.stat_train_return) == (0, [], 2.0)
+
+
+def test_several_workers_and_plain_samples_share_one_buffer() -> None:
+    ann, bob = (stamped(plain_episode(3), name) for name in ("ann", "bob"))
+    mixed = [*ann[:2], bob[0], *plain_episode(2), ann[2], *bob[1:]]
+    parcel = parcel_of(buffer_of(mixed), Wishes())
+    assert summary(parcel).workers == ("ann", "bob", "unstamped")
+    found = decode(parcel)
+    assert len(found.row_parts() or []) == 5
+    assert sorted(map(str, (getattr(s, "stamp", None) for s in found.memory))) == sorted(
+        map(str, (getattr(s, "stamp", None) for s in mixed))
+    )
+
+
+def test_the_layout_is_known_once_there_was_an_action_and_found_anew_when_it_changes() -> None:
+    encoder = Encoder(Wishes())
+    kinds: list[str] = []
+    changed = [(act, (obs, obs), *rest) for act, obs, *rest in plain_episode(2)]
+    ragged = [(act, np.zeros(i), *rest) for i, (act, _, *rest) in enumerate(plain_episode(3))]
+    for sent in (plain_episode(3)[:1], plain_episode(3), plain_episode(3)[:1], changed, ragged, changed):
+        found = decode(b"".join(encoder.encode(buffer_of(sent))))
+        kinds.append("samples" if found.row_parts() is None else "rows")
+        assert len(found) == len(sent)
+    assert kinds == ["samples", "rows", "rows", "rows", "samples", "rows"]
+
+
+def test_wishes_may_change_at_any_time() -> None:
+    sent = [step(1.0, info={"n": i}) for i in range(3)]
+    encoder = Encoder()
+    assert decode(b"".join(encoder.encode(buffer_of(sent)))).row_parts() is None
+    for keys in ((), ("n",)):
+        encoder.wishes = Wishes(keys)
+        (part,) = decode(b"".join(encoder.encode(buffer_of(sent)))).row_parts() or []
+        assert tuple(part.schema.info) == keys
+
+
+def test_wishes_are_json() -> None:
+    wishes = Wishes(("a", "b"), with_crc=True)
+    assert Wishes.from_json(wishes.to_json()) == wishes
+    for document in (None, {}, {"info_keys": "ab", "with_crc": True}, {"info_keys": [1], "with_crc": True}):
+        with pytest.raises(ParcelError, match=r"malformed|must be a"):
+            Wishes.from_json(document)
+
+
+def test_checksums_travel_in_rows() -> None:
+    sent = with_crc(stamped(plain_episode(3)))
+    found = travelled(sent, Wishes(with_crc=True))
+    assert [sample[5]["crc"] for sample in found[1:]] == [sample[5]["crc"] for sample in sent[1:]]
+
+
+def test_what_is_alike_is_small_when_compressed() -> None:
+    sent = stamped([step(np.zeros((64, 64), np.uint8)) for _ in range(50)])
+    for wishes in (None, Wishes()):
+        whole, small = (len(parcel_of(buffer_of(sent), wishes, compress=c)) for c in ((), ("obs",)))
+        assert small < whole / 20
+
+
+class Thing:
+    pass
+
+
+Odd = namedtuple("Odd", "a")  # noqa: PYI024
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (step(1.0, info={"cache": {"x": Thing()}}), r"info\['cache'\]\['x'\]: a .*Thing"),
+        (step([0, [1, Thing()]]), r"obs\[1\]\[1\]: a .*Thing"),
+        (step(Odd({1, 2})), r"obs\[0\]: a set"),
+        (step(defaultdict(int)), r"obs: a collections.defaultdict"),
+        (step(bytearray(b"x")), r"obs: a bytearray"),
+        (step(memoryview(b"x")), r"obs: a memoryview"),
+        (step(np.array([Thing()])), r"obs: a ndarray of dtype object"),
+        (step(np.datetime64(1, "s")), r"obs: a datetime64 of dtype datetime64\[s\]"),
+        (step(np.zeros(2, np.longdouble)), r"obs: a ndarray of dtype"),
+        (step(np.ma.masked_array([1.0])), r"obs: a numpy.*MaskedArray"),
+        (step("\ud800"), r"obs: a str with lone surrogates"),
+        (step(np.str_("\ud800")), r"obs: a str with lone surrogates"),
+        (step({(1, 2): 3}), r"obs\[\(1, 2\)\]: a key that is a tuple of another kind"),
+        (step({2**70: 3}), r"obs\[1180591620717411303424\]: a key that is a int of another kind"),
+        (step(1 << (1 << 20)), r"obs: an int of astronomic size"),
+        (step(torch.zeros(2).to_sparse()), r"obs: a Tensor that is no array"),
+        ((1, 2, Thing()), r"sample\[2\]: a .*Thing"),
+        (Thing(), r"sample: a .*Thing"),
+    ],
+)
+def test_what_cannot_travel_is_refused_on_the_worker(values: Any, message: str) -> None:
+    pattern = rf"worker 'unstamped', sample 1 of 2: {message}.*convert it, or leave it out.*nothing was sent"
+    for wishes in (None, Wishes()):
+        with pytest.raises(BadSampleError, match=pattern):
+            Encoder(wishes).encode(buffer_of([(1,), values]))
+
+
+def test_a_refusal_names_the_worker() -> None:
+    with pytest.raises(BadSampleError, match="worker 'ann', sample 0 of 1: info"):
+        Encoder().encode(buffer_of([Sample(step(1.0, info={"x": Thing()}), Stamp("ann", 0, 0, 0, 0))]))
+
+
+def test_an_endless_nest_is_refused_and_one_of_the_greatest_depth_travels() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(BadSampleError, match="too deep or endless"):
+        Encoder().encode(buffer_of([endless]))
+    deep: Any = 1
+    for _ in range(32):
+        deep = [deep]
+    assert travelled([deep]) == [deep]
+    with pytest.raises(BadSampleError, match="too deep"):
+        Encoder().encode(buffer_of([[deep]]))
+
+
+def test_more_samples_than_a_parcel_takes_are_refused() -> None:
+    with pytest.raises(BadSampleError, match="send the Buffer more often; nothing was sent"):
+        Encoder().encode(buffer_of([("x" * (1 << 24),)] * 3))
+
+
+def test_wrong_arguments_of_an_encoder_are_told() -> None:
+    with pytest.raises(ValueError, match=r"compress must name fields \(act, obs, .*\), got 'imgae'"):
+        Encoder(compress=("imgae",))
+    with pytest.raises(TypeError, match="compress must be a tuple of names"):
+        Encoder(compress="obs")
+    with pytest.raises(ValueError, match="level must be from 1 to 22, got 0"):
+        Encoder(level=0)
+
+
+# What a peer may send
+
+
+def remade(parcel: bytes, change: Any) -> bytes:
+    """The parcel with its header changed."""
+    (length,) = struct.unpack_from("<I", parcel, 8)
+    header = msgpack.unpackb(parcel[12 : 12 + length], strict_map_key=False)
+    body = parcel[12 + length + -(12 + length) % 16 :]
+    change(header)
+    return framed(header, body)
+
+
+def framed(header: Any, body: bytes) -> bytes:
+    packed = msgpack.packb(header)
+    return MAGIC + struct.pack("<I", len(packed)) + packed + bytes(-(12 + len(packed)) % 16) + body
+
+
+def rows_parcel(**kwargs: Any) -> bytes:
+    mixed = [*stamped(plain_episode(3), "ann"), *plain_episode(2)]
+    buffer = buffer_of(mixed)
+    buffer.record_episode(EpisodeRecord("ann", 1.5, 3, False, 7))
+    return parcel_of(buffer, Wishes(), **kwargs)
+
+
+def set_at(*path: Any) -> Any:
+    """A change of one entry of the header; the last of `path` is the new value."""
+
+    def change(header: Any) -> None:
+        *way, last, value = path
+        for part in way:
+            header = header[part]
+        header[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_at(0, 7_000_000), "samples must be from 0 to 1,000,000, got 7,000,000"),
+        (set_at(0, 6), "steps and episodes must be counted from 0"),
+        (set_at(0, -1), "samples must be from 0"),
+        (set_at(0, True), "samples must be a int, got a bool"),
+        (set_at(1, 5), "must hold the 5 episodes that it says, got 1"),
+        (set_at(2, [b"x"]), "a worker must be a str, got a bytes"),
+        (set_at(3, 0, 1, "x"), "a return must be a float, got a str"),
+        (set_at(3, 0, [1]), "malformed"),
+        (set_at(4, [1.0, 2.0, 3, -4]), "steps must be from 0"),
+        (set_at(4, [1]), "malformed"),
+        (set_at(6, "pickle"), "must hold rows or samples, got 'pickle'"),
+        (set_at(7, 0, b"{}"), "a schema must hold obs, act, info"),
+        (set_at(7, 0, b"[" * 100_000), "malformed"),
+        (set_at(7, 0, bytes(1 << 19)), "a schema must be at most 262,144 bytes"),
+        (set_at(7, 0, b'{"history": []}'), "a schema on the line has no history"),
+        (set_at(7, 1, 0, 5, 1 << 40), "the runs must make 7 rows"),
+        (set_at(7, 1, 0, 5, 0), "rows must be from 1"),
+        (set_at(7, 1, 0, 1, -3), "epoch must be from 0"),
+        (set_at(7, 1, 0, 2, -3), "step must be from 0"),
+        (set_at(7, 1, 0, 3, 3), "source must be a str, got a int"),
+        (set_at(7, 1, 0, 4, 1), "continues must be a bool, got a int"),
+        (set_at(7, 2, [["obs", 5]]), "obs"),
+        (set_at(7, 2, [["nonsense", 5]]), "must be a field of the rows, once, got 'nonsense'"),
+        (set_at(7, 3, 1 << 50), "places must be from 0 to 7"),
+        (set_at(7, 4, 7), "bytes, but the parcel has"),
+    ],
+)
+def test_a_hostile_header_is_told(change: Any, message: str) -> None:
+    parcel = rows_parcel()
+    assert decode(remade(parcel, lambda header: None))
+    with pytest.raises(ParcelError, match=message):
+        decode(remade(parcel, change))
+
+
+def test_bytes_too_many_or_too_few_are_told() -> None:
+    parcel = rows_parcel()
+    with pytest.raises(ParcelError, match="1 bytes that belong to nothing"):
+        decode(parcel + b"x")
+    for stop in range(len(parcel)):
+        with pytest.raises(ParcelError):
+            decode(parcel[:stop])
+    with pytest.raises(ParcelError, match=r"a parcel must begin with .*is the sender of this version"):
+        decode(b"x" + parcel[1:])
+    with pytest.raises(ParcelError, match="a header must be at most"):
+        summary(MAGIC + b"\xff\xff\xff\xff")
+    with pytest.raises(ParcelError, match="a parcel must be at most 8 bytes"):
+        decode(parcel, Limits(max_bytes=8))
+
+
+def test_rows_that_say_what_cannot_be_are_told() -> None:
+    parcel = rows_parcel()
+    rows, tail = len(parcel) - 7 * 16 - 40, len(parcel) - 40
+    assert rows % 16 == 0
+    flags = bytearray(parcel)
+    flags[rows + 12] = 7
+    with pytest.raises(ParcelError, match="terminated must hold zeros and ones"):
+        decode(flags)
+    for place, value, message in [
+        (tail, -1, "steps and episodes must be counted from 0"),
+        (tail + 16, 9, "episodes must have from 1 to 4 rows"),
+        (tail + 16, 3, "the episodes must make 4 rows, got 3"),
+        (tail + 24, 99, "a row without an action must be one of 7"),
+        (tail + 24, 1, "a step must have an action"),
+    ]:
+        changed = bytearray(parcel)
+        struct.pack_into("<q", changed, place, value)
+        with pytest.raises(ParcelError, match=message):
+            decode(changed)
+
+
+def test_no_bomb_goes_off() -> None:
+    """Of what decompresses to something else than the rows need, nothing is decompressed."""
+    bomb = zstandard.ZstdCompressor(3).compress(bytes(1 << 28))
+    parcel = rows_parcel(compress=("obs",))
+    bombs = [
+        framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [10, 1 << 20]], bomb),
+        framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [10, 1 << 60]], bomb),
+        remade(parcel, set_at(0, 1_000_000)),
+        framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [1 << 40, None]], b""),
+        framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [6, None]], b"\x92\x90\x91\x91\x93\x04"),
+    ]
+    shapes = ([1 << 40], [1 << 31] * 32, [0, 1 << 40], [1] * 33, [-1], [1.5], [2.0**80])
+    for shape in shapes:
+        line = msgpack.packb([[], [[[4, "<f4", shape]]]])
+        says = [len(line), None]
+        bombs.append(framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", says], line))
+    tracemalloc.start()
+    try:
+        for parcel in bombs:
+            with pytest.raises(ParcelError):
+                decode(parcel)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([4, "<O8", [1]], "a dtype must be one of numbers or text, got '<O8'"),
+        ([4, "|V8", [1]], "a dtype must be one of numbers or text"),
+        ([4, "<f16", [0]], "items of sensible size"),
+        ([4, "<U99999", [0]], "items of sensible size"),
+        ([4, "<f3", [0]], "malformed"),
+        ([5, "<f4", b"xx"], "a scalar of dtype <f4 must be 4 bytes, got 2"),
+        ([5, "<U1", b"\xff\xff\xff\xff"], "a scalar of dtype <U1"),
+        ([5, "U", b"x"], "a scalar must be a str"),
+        ([7, bytes(1 << 17)], "an int must be at most"),
+        ([99], "there is no tag 99"),
+        ([], "malformed"),
+        (["x"], "a tag must be a int"),
+        ([0, msgpack.ExtType(5, b"")], "no msgpack extensions, got one of code 5"),
+        ([0, msgpack.Timestamp(1)], "malformed|a value must be a dict"),
+        ([3, "import os", ["a"], 1], "malformed"),
+        ([3, "X", ["a;b"], 1], "malformed"),
+        ([3, "X", ["a", "a"], 1, 2], "malformed"),
+        ([3, "X", ["__class__"], 1], "malformed"),
+        ([3, "X", ["f" * (1 << 15)], 1], "a sensible number of namedtuples"),
+        ([0, *([3, f"X{i}", [], []][:3] for i in range(65))], "a sensible number of namedtuples"),
+        ([2, 1], "a value must be a dict"),
+    ],
+)
+def test_hostile_samples_are_told(line: Any, message: str) -> None:
+    document = msgpack.packb([[], [[line]]])
+    with pytest.raises(ParcelError, match=message):
+        decode(framed([1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [len(document), None]], document))
+
+
+def test_a_deep_nest_is_told() -> None:
+    for depth in (33, 400, 5000):
+        document = b"\x92\x90\x91\x91" + b"\x92\x00" * depth + b"\xc0"
+        header = [1, 0, [], [], [0.0, 0.0, 0, 0], 0, "samples", [len(document), None]]
+        with pytest.raises(ParcelError, match=r"at most 32 deep|malformed"):
+            decode(framed(header, document))
+
+
+def test_samples_longer_than_the_limit_are_told() -> None:
+    parcel = parcel_of(buffer_of([("x" * 100,)]))
+    with pytest.raises(ParcelError, match="samples must be at most 50 bytes"):
+        decode(parcel, Limits(max_document_bytes=50))
+    images = [step(np.zeros((64, 64), np.uint8)) for _ in range(100)]
+    small = parcel_of(buffer_of(images), Wishes(), compress=("obs",))
+    with pytest.raises(ParcelError, match="rows must be at most 9,000 bytes, got 411,200"):
+        decode(small, Limits(max_bytes=9_000))
+
+
+def fuzz(n: int, seed: int) -> None:
+    """Decodes damaged and random parcels; whatever comes of them, it is quick, small and a ParcelError."""
+    rng = np.random.default_rng(seed)
+    odd = [(1, [2.5, "x", {"k": (np.arange(3), b"y")}], Pose(None, torch.ones(2)), np.float64(2), 2**70)]
+    whole = [
+        rows_parcel(),
+        rows_parcel(compress=("obs", "rew")),
+        parcel_of(buffer_of(stamped(plain_episode(3)) + odd)),
+        parcel_of(buffer_of(odd), compress=("obs",)),
+        parcel_of(buffer_of(with_crc(stamped(plain_episode(3)))), Wishes(with_crc=True)),
+    ]
+    decoded = 0
+    for index in range(n):
+        parcel = bytearray(whole[index % len(whole)])
+        for _ in range(int(rng.integers(1, 5))):
+            place = int(rng.integers(len(parcel)))
+            match int(rng.integers(5)):
+                case 0:
+                    parcel[place] ^= 1 << int(rng.integers(8))
+                case 1:
+                    parcel[place] = int(rng.integers(256))
+                case 2:
+                    del parcel[place : place + int(rng.integers(1, 9))]
+                case 3:
+                    parcel[place:place] = rng.bytes(int(rng.integers(1, 9)))
+                case _:
+                    size = int(rng.integers(1, 9))
+                    parcel[place : place + size] = rng.choice([b"\xff", b"\0", b"\xdd", b"\xc6"]) * size
+            if not parcel:
+                break
+        if index % 50 == 0:
+            parcel = bytearray(MAGIC + struct.pack("<I", 64) + rng.bytes(200))
+        try:
+            buffer = decode(bytes(parcel))
+        except ParcelError:
+            continue
+        decoded += 1
+        assert len(buffer.memory) == summary(bytes(parcel)).n_samples
+    assert 0 < decoded < n
+
+
+def test_damaged_parcels_are_refused_or_read() -> None:
+    start = time.monotonic()
+    fuzz(10_000, seed=0)
+    assert time.monotonic() - start < 200
+
+
+@pytest.mark.stress
+def test_very_many_damaged_parcels_are_refused_or_read() -> None:
+    fuzz(1_000_000, seed=1)
+
+
+def test_a_part_of_rows_knows_its_length() -> None:
+    parts = decode(rows_parcel()).parts
+    assert [len(part) for part in parts] == [4, 3]
+    assert all(isinstance(part, RowPart) for part in parts)
