@@ -12,9 +12,10 @@ import numpy as np
 from tmrl.chunk import Chunk, Stream
 from tmrl.datasets.dataset import Dataset, Episode
 from tmrl.errors import DatasetError
-from tmrl.packing import Packer, is_finite
+from tmrl.memory.from_chunks import not_finite, selected
+from tmrl.packing import Packer
 from tmrl.rows import Rows
-from tmrl.schema import Leaf, Schema
+from tmrl.schema import Schema
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,13 @@ def chunks_of_dataset(
     finite = [leaf for leaf in schema.leaves if packer.must_be_finite(leaf)]
     steps: dict[str, int] = {}
     for number, episode in enumerate(dataset.episodes(first), first):
-        rows = _selected(episode.rows, schema)
-        _check_finite(rows, finite, number)
+        rows = selected(episode.rows, schema)
+        leaf = not_finite(rows, finite)
+        if leaf is not None:
+            raise DatasetError(
+                f"{leaf.name} must be finite, but episode {number} of the dataset holds NaN or infinity; "
+                "leave the episode out, or give the memory another `finite`"
+            )
         for start, stop, label in [(0, len(rows), source)] if source else episode.parts():
             step = steps.get(episode.worker, 0)
             steps[episode.worker] = step + stop - start
@@ -102,21 +108,3 @@ def _chunk(
     starts[0] = is_first and episode.begins
     numbers = np.full(len(rows), number, np.int64)
     return Chunk(rows, starts, numbers, Stream(episode.worker, epoch), step, label, continues=not is_first)
-
-
-def _selected(rows: Rows, schema: Schema) -> Rows:
-    if rows.dtype == schema.row_dtype:
-        return rows
-    selected = np.zeros(len(rows), schema.row_dtype)
-    for leaf in schema.leaves:
-        selected[leaf.name] = rows[leaf.name]
-    return selected
-
-
-def _check_finite(rows: Rows, leaves: list[Leaf], number: int) -> None:
-    for leaf in leaves:
-        if not is_finite(leaf, rows[leaf.name]).all():
-            raise DatasetError(
-                f"{leaf.name} must be finite, but episode {number} of the dataset holds NaN or infinity; "
-                "leave the episode out, or give the memory another `finite`"
-            )

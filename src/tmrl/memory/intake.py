@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tmrl.buffer import Buffer
 from tmrl.chunk import Chunk, Stream, chunks_of
+from tmrl.chunk_buffer import ChunkBuffer, RowPart
 from tmrl.errors import DatasetError
+from tmrl.first_samples import infer_act, infer_schema
 from tmrl.history import History
-from tmrl.packing import Packer, check_lengths, is_reset
-from tmrl.schema import Nest, Schema, example_from_space, infer_info
+from tmrl.memory.from_chunks import chunks_of_rows
+from tmrl.packing import Packer, check_lengths
+from tmrl.schema import Nest, Schema, example_from_space
 from tmrl.schema_json import nest_from_json, nest_to_json
 
 if TYPE_CHECKING:
@@ -136,6 +140,28 @@ class Intake:
         """Rows that wait for a schema."""
         return list(self._waiting)
 
+    def take(self, buffer: Buffer, source: str, continues: bool) -> list[Chunk]:
+        """Checks what a Buffer holds, as `chunks` does; rows that fit as they are stay packed."""
+        parts = buffer.row_parts() if isinstance(buffer, ChunkBuffer) else None
+        chunks = self._chunks_of_rows(parts, source, continues) if parts else None
+        return self.chunks(buffer.memory, source, continues) if chunks is None else chunks
+
+    def _chunks_of_rows(self, parts: list[RowPart], source: str, continues: bool) -> list[Chunk] | None:
+        packer = self._packer or self._packer_for(parts[0].schema)
+        chunks = None if packer is None else chunks_of_rows(parts, packer, source, continues)
+        if packer is None or chunks is None or self._packer is not None:
+            return chunks
+        return self.adopt(packer.schema)[1] + chunks
+
+    def _packer_for(self, found: Schema) -> Packer | None:
+        """What the first rows show, as far as samples would; None if these have to be asked."""
+        try:
+            info = {key: found.info[key] for key in self._info_keys}
+            obs, act = self._obs or found.obs, self._act or found.act
+            return Packer(Schema(obs, act, info, self._with_crc, self._history), self._finite)
+        except (KeyError, ValueError):
+            return None
+
     def chunks(self, samples: Sequence[Any], source: str, continues: bool) -> list[Chunk]:
         """Checks and packs samples, as `chunks_of` does; an empty list while the schema is not yet known.
 
@@ -157,44 +183,16 @@ class Intake:
         return self.adopt(schema)[1] + chunks
 
     def _infer(self, samples: Sequence[Any]) -> Schema | None:
-        obs = self._obs or Nest.infer("obs", samples[0][1])
-        act = self._infer_act(samples)
-        infos = [sample[5] for sample in samples]
-        nests = {key: infer_info(key, infos) for key in self._info_keys}
-        info = {key: nest for key, nest in nests.items() if nest is not None}
-        missing = nests.keys() - info.keys()
-        if missing and not all(is_reset(samples, index) for index in range(len(samples))):
-            raise_missing_info(min(missing))
-        if act is None or missing:
-            return None
-        return Schema(obs, act, info, self._with_crc, self._history)
-
-    def _infer_act(self, samples: Sequence[Any]) -> Nest | None:
-        if self._act is not None:
-            return self._act
-        act = next((sample[0] for sample in samples if sample[0] is not None), None)
-        return None if act is None else Nest.infer("act", act)
+        return infer_schema(samples, self._info_keys, self._with_crc, self._obs, self._act, self._history)
 
     def _wait(self, samples: Sequence[Any], source: str, continues: bool) -> None:
         """Packs reset samples as far as they go, which checks and copies them."""
         obs = self._obs or Nest.infer("obs", samples[0][1])
-        partial = Schema(obs, self._infer_act(samples) or Nest.infer("act", ()), history=self._history)
+        partial = Schema(obs, self._act or infer_act(samples) or Nest.infer("act", ()), history=self._history)
         finite = [name for name in self._finite if name.split("/")[0] in {"obs", "rew"}]
         self._waiting += chunks_of(samples, Packer(partial, finite), source, continues)
         self._obs = obs
         del self._waiting[:-MAX_WAITING]
-
-
-def raise_missing_info(key: str) -> None:
-    """Reports an entry of `info_keys` that no sample has.
-
-    Raises:
-        ValueError: Always.
-    """
-    raise ValueError(
-        f"info_keys must name entries that every step's info has, but no sample of the first Buffer has "
-        f"{key!r}; leave it out, or have the environment report it at every step"
-    )
 
 
 def _from_space(name: str, space: Any, history: History | None = None) -> Nest | None:

@@ -162,7 +162,7 @@ class ReplayMemory(TorchMemory):
         """Checks and stores the samples of a Buffer, all or none; nothing of them is aliased.
 
         Args:
-            buffer: The samples, and nothing else, are read.
+            buffer: Its samples, and nothing else, are read; rows that fit as they are stay packed.
             source: Label of where they come from, where they do not say so themselves.
             continues: Whether samples without a stamp go on where the last ones without a stamp ended;
                 otherwise they form a stream of their own.
@@ -173,8 +173,8 @@ class ReplayMemory(TorchMemory):
             StorageError: The disk has no room; the memory is as it was.
             IntegrityError: In CRC mode, a sample carries no checksums.
         """
-        if buffer.memory:
-            self._state.append(buffer.memory, source, continues)
+        if len(buffer):
+            self._state.append(buffer, source, continues)
         return self
 
     def append_dataset(self, dataset: Dataset | str | Path, source: str | None = None) -> None:

@@ -6,13 +6,14 @@ in (`storage.py`), or as a snapshot beside it (`snapshot.py`). One lock makes ea
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tmrl.buffer import Buffer
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.priorities import read_priorities
@@ -96,16 +97,16 @@ class MemoryState:
 
     # Taking in
 
-    def append(self, samples: Sequence[Any], source: str, continues: bool) -> None:
-        """Checks and stores samples, all or none."""
+    def append(self, buffer: Buffer, source: str, continues: bool) -> None:
+        """Checks and stores the samples of a Buffer, all or none."""
         with self.lock:
             self._check_open()
             self.before_change()
             waiting = self.intake.waiting
             try:
-                chunks = self.intake.chunks(samples, source, continues)
+                chunks = self.intake.take(buffer, source, continues)
             except TmrlError:
-                for sample in samples:
+                for sample in buffer.memory:
                     self.tally.of(worker_of(sample), source).refused += 1
                 raise
             if self.intake.schema is None:
