@@ -126,6 +126,17 @@ def test_rows_are_taken_in_without_unpacking_and_decide_the_layout() -> None:
     assert memory.get_transition(9)[3] == [5]
 
 
+@pytest.mark.parametrize("continues", [False, True])
+def test_plain_rows_go_on_where_the_last_ones_ended_only_if_told(continues: bool) -> None:
+    memory, encoder = ReplayMemory(seed=0), Encoder(Wishes())
+    episode = plain_episode(5)
+    for samples in (episode[:3], episode[3:]):
+        buffer = sent(samples, encoder)
+        memory.append(buffer, continues=continues)
+        assert_never_unpacked(buffer)
+    assert len(memory) == (5 if continues else 4)
+
+
 def test_resets_that_came_first_wait_for_the_rows() -> None:
     memory, encoder = ReplayMemory(seed=0), Encoder(Wishes())
     episode = stamped(plain_episode(3))
