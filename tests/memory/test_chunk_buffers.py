@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machines import ENDINGS, FATES, WORKERS, FakeWorker
@@ -18,6 +18,7 @@ from tmrl.history import History, Stacked
 from tmrl.memory import ReplayMemory, TorchMemory
 from tmrl.networking import Buffer
 from tmrl.networking.parcel import Encoder, Wishes, decode
+from tmrl.rows import take_rows
 from tmrl.transition import Sample
 
 
@@ -32,7 +33,7 @@ def contents(memory: ReplayMemory) -> Any:
         return memory._state.intake.state(), memory.stats().refused
     slots = store.ring.held_slots()
     state = memory._state.intake.state(), memory._state.tally.state(), store.streams.state()
-    rows = store.ring.rows[slots].tobytes(), store.ring.back[slots].tobytes()
+    rows = take_rows(store.ring.rows, slots).tobytes(), store.ring.back[slots].tobytes()
     pairs = store.draw(np.arange(len(memory))).pairs.tobytes()
     return *state, rows, pairs, len(memory), store.schema.row_dtype
 
@@ -53,7 +54,7 @@ plans = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=100, deadline=None)
 @given(
     makers(), plans, st.sampled_from([None, Wishes(), Wishes(("n",))]), st.sampled_from([(), ("obs", "rew")])
 )
@@ -85,12 +86,34 @@ def test_memories_are_the_same_whatever_way_the_samples_came(
             merged += sent([samples[i] for i in lot_of_samples], encoder)
         memories[0].append(buffer_of(samples), source=source, continues=continues)
         memories[1].append(merged, source=source, continues=continues)
-        assert _plain(contents(memories[0])) == _plain(contents(memories[1]))
+        assert contents(memories[0]) == contents(memories[1])
 
 
-def _plain(contents: Any) -> Any:
-    """A namedtuple that was read is of another class of the same name, and is written alike."""
-    return contents
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["ann", "bob"]), st.integers(1, 5)), min_size=1, max_size=6),
+    st.integers(0, 999),
+    st.booleans(),
+    st.sampled_from([(), ("obs", "act")]),
+)
+def test_memories_in_crc_mode_are_the_same_too(
+    episodes: Any, seed: int, as_rows: bool, compress: tuple[str, ...]
+) -> None:
+    rng = np.random.default_rng(seed)
+    queues: dict[str, list[Any]] = {"ann": [], "bob": []}
+    for number, (worker, length) in enumerate(episodes):
+        queue = queues[worker]
+        queue += with_crc(stamped(plain_episode(length), worker, len(queue), number))
+    memories = [ReplayMemory(memory_size=20, seed=0, crc_debug=True) for _ in range(2)]
+    encoder = Encoder(Wishes(with_crc=True) if as_rows else None, compress=compress)
+    while any(queues.values()):
+        lot = [queue.pop(0) for queue in queues.values() for _ in range(rng.integers(5)) if queue]
+        memories[0].append(buffer_of(lot))
+        memories[1].append(sent(lot, encoder))
+        assert contents(memories[0]) == contents(memories[1])
+    batches = [memory.sample() for memory in memories]
+    assert all(part.equal(other) for part, other in zip(*batches, strict=True))
+    assert memories[1].crc_checked == 256
 
 
 def test_rows_are_taken_in_without_unpacking_and_decide_the_layout() -> None:
@@ -101,6 +124,17 @@ def test_rows_are_taken_in_without_unpacking_and_decide_the_layout() -> None:
         assert_never_unpacked(buffer)
     assert len(memory) == 10
     assert memory.get_transition(9)[3] == [5]
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_plain_rows_go_on_where_the_last_ones_ended_only_if_told(continues: bool) -> None:
+    memory, encoder = ReplayMemory(seed=0), Encoder(Wishes())
+    episode = plain_episode(5)
+    for samples in (episode[:3], episode[3:]):
+        buffer = sent(samples, encoder)
+        memory.append(buffer, continues=continues)
+        assert_never_unpacked(buffer)
+    assert len(memory) == (5 if continues else 4)
 
 
 def test_resets_that_came_first_wait_for_the_rows() -> None:
@@ -170,7 +204,7 @@ def test_what_is_refused_of_samples_is_refused_of_rows_in_the_same_words(
         "observation_space": spaces.Box(-1, 1, (2,), np.float64),
         "action_space": spaces.Box(-1, 1, samples[0][0].shape, samples[0][0].dtype),
     }
-    good = [step(np.ones(2), act=samples[0][0] * 0, info={"a": 1.0})]
+    good = [step(np.ones(2), act=np.zeros_like(samples[0][0]), info={"a": 1.0})]
     memories = [ReplayMemory(seed=0, **{**spaces_given, **settings}) for _ in range(2)]
     if "crc_debug" not in settings:
         for memory in memories:
@@ -205,7 +239,7 @@ def test_one_bad_part_refuses_all() -> None:
 def test_rows_that_no_memory_can_decide_by_are_refused_as_their_samples_are() -> None:
     memory = ReplayMemory(seed=0, info_keys=("x",))
     with pytest.raises(ValueError, match="no sample of the first Buffer has 'x'"):
-        memory.append(sent([step(1.0)], Encoder(Wishes())))
+        memory.append(sent([step(1.0)] * 2, Encoder(Wishes())))
     with pytest.raises(SchemaError, match="obs is a str"):
         memory.append(sent([step("text", info={"x": 1})], Encoder(Wishes(("x",)))))
     assert memory.schema is None
