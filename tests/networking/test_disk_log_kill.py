@@ -36,6 +36,9 @@ POINTS = {
     "note": (disk_log, "replace_manifest"), "replace": (Path, "replace"), "close": (DiskLog, "close"),
 }
 
+def tell(word, number):
+    os.write(1, f"{word} {number}\\n".encode())  # in one piece, or not at all
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -74,17 +77,17 @@ def live(folder):
     log = DiskLog(folder, MAX_BYTES, SEGMENT_BYTES)
     for turn in range(400):
         number = log.append([payload(log.next)])
-        print("appended", number, flush=True)
+        tell("appended", number)
         if turn % 6 == 5:
             before = log.next if turn % 36 == 35 else max(0, log.next - 40)
-            print("forgetting", before, flush=True)
+            tell("forgetting", before)
             log.forget(before)
         if turn % 9 == 8:
-            print("synced", log.sync(), flush=True)
+            tell("synced", log.sync())
         if turn % 20 == 19:
-            print("noting", number, flush=True)
+            tell("noting", number)
             log.note({"number": number})
-            print("noted", number, flush=True)
+            tell("noted", number)
         if turn % 50 == 49:
             log.close()
             log = DiskLog(folder, MAX_BYTES, SEGMENT_BYTES)
@@ -103,9 +106,9 @@ for line in sys.stdin:
             live(Path(folder))
         finally:
             os._exit(1)
-    print("pid", pid, flush=True)
+    tell("pid", pid)
     _, status = os.waitpid(pid, 0)
-    print("killed" if os.WIFSIGNALED(status) else "failed", 0, flush=True)
+    tell("killed" if os.WIFSIGNALED(status) else "failed", 0)
 """
 POINTS = [
     "torn",
