@@ -194,7 +194,7 @@ def test_episodes_are_recorded_by_lane(mode: Any) -> None:
 # After an error.
 
 
-class Whole(VectorWrapper[Any, Any, Any, Any, Any]):
+class Whole(VectorWrapper):
     """Resets all of its lanes, or none, as environments of arrays do."""
 
     def __init__(self, env_fns: Any, **options: Any) -> None:
