@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanes import MODES, PLANS, Linear, PlannedEnv, assert_same, lanes_of, vector_worker
-from tmrl.networking import VectorWorker
+from tmrl.actor import ActorModule
+from tmrl.envs import GenericGymEnv
+from tmrl.networking import RolloutWorker, VectorWorker
 from tmrl.vector_env import VectorLanes, lane_info
 
 KINDS: dict[str, Any] = {
@@ -57,6 +59,35 @@ def assert_same_info(found: Any, expected: Any) -> None:
         else:
             assert np.asarray(found[key]).dtype == np.asarray(value).dtype or key == "final_obs"
             assert np.array_equal(found[key], value, equal_nan=np.asarray(value).dtype.kind == "f")
+
+
+class ByObservation(ActorModule):
+    """Left or right, or a torque."""
+
+    def act(self, obs: Any, test: bool = False) -> Any:
+        return int(obs[2] > 0) if len(obs) == 4 else obs[1:2] * 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_environments_of_gymnasium_give_the_same_samples_as_one_by_one(mode: Any, env_id: str) -> None:
+    """B03, B08: falls and time limits."""
+
+    def make() -> Any:
+        return GenericGymEnv(env_id, {"max_episode_steps": 12})
+
+    def make_all() -> Any:
+        return SyncVectorEnv([make] * 3, autoreset_mode=mode)
+
+    with VectorWorker(make_all, ByObservation, standalone=True, worker_id="w", seed=3) as worker:
+        worker.collect_steps(50)
+    ends = [sample for sample in worker.buffer.memory if sample[3] or sample[4]]
+    assert len(ends) >= 9
+    for i, samples in enumerate(lanes_of(worker.buffer.memory).values()):
+        options: dict[str, Any] = {"standalone": True, "worker_id": f"w/{i}", "seed": 3 + i}
+        with RolloutWorker(make, ByObservation, **options) as single:
+            single.collect_steps(50)
+        assert_same(samples, single.buffer.memory[: len(samples)])
 
 
 def test_entries_without_a_mask_are_of_all_lanes() -> None:
