@@ -147,24 +147,34 @@ class VectorLanes:
         final = infos["final_obs"]
         is_each = isinstance(final, np.ndarray) and final.dtype == object
         obs = final[lane] if is_each else self._rows(final)[lane]
-        self._check_is_final(lane, obs)
+        self._check_is_final(lane, obs, row)
         final_info = info.pop("final_info", {})
         info.pop("final_obs", None)
         self._starts[lane] = LaneStart(row, info)
         return obs, final_info
 
-    def _check_is_final(self, lane: int, obs: Any) -> None:
-        """SyncVectorEnv hands out what the lane returned; the reset has written into it if it is reused."""
-        newest = getattr(self.env.unwrapped, "_env_obs", None)
-        if newest is None:
-            return
-        pairs = zip(flatten(obs)[0], flatten(newest[lane])[0], strict=True)
-        if any(isinstance(one, np.ndarray) and np.shares_memory(one, other) for one, other in pairs):
+    def _check_is_final(self, lane: int, obs: Any, start_obs: Any) -> None:
+        """Neither of Gymnasium's environments copies it before the reset, which writes into reused arrays."""
+        base = self.env.unwrapped
+        finals = flatten(obs)[0]
+        if isinstance(base, AsyncVectorEnv):
+            # The arrays are out of sight; they are suspect if the reset left nothing different.
+            pairs = zip(finals, flatten(start_obs)[0], strict=True)
+            is_suspect = all(np.array_equal(one, other) for one, other in pairs)
+        else:
+            newest = getattr(base, "_env_obs", [None] * self._n)[lane]
+            starts = flatten(newest)[0]
+            is_suspect = any(isinstance(one, np.ndarray) and _is_in(one, starts) for one in finals)
+        if is_suspect:
             raise ValueError(
-                f"lane {lane} of {self.env} reuses its arrays, so that the reset within the step may have "
-                "overwritten the final observation; make the vector environment with "
+                f"lane {lane} of {self.env} seems to reuse its arrays, so that the reset within the step may "
+                "have overwritten the final observation; make the vector environment with "
                 "autoreset_mode=AutoresetMode.DISABLED or NEXT_STEP, or return copies"
             )
+
+
+def _is_in(array: Any, others: Sequence[Any]) -> bool:
+    return any(np.shares_memory(array, other) for other in others)
 
 
 def _autoreset_mode(env: Any) -> AutoresetMode:

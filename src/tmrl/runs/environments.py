@@ -59,7 +59,7 @@ def make_worker(settings: TrainSettings, seed: int) -> RolloutWorker | VectorWor
     if settings.num_envs == 1:
         return RolloutWorker(env_cls, actor_cls, **options)
 
-    def make_envs() -> SyncVectorEnv[Any, Any]:
+    def make_envs() -> "SyncVectorEnv[Any, Any]":  # no generic class in Gymnasium 1.1
         # Each call steps each environment, and final observations are copied before the reset.
         return SyncVectorEnv([env_cls] * settings.num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
