@@ -8,6 +8,7 @@ the recurrent state that the worker had there, and late writes keep those states
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Corridor:
 
 @torch.no_grad()
 def episode(env: Corridor, network: RecurrentQ, epsilon: float) -> Buffer:
-    """Each sample's info has the state with which the network is to look at its observation."""
+    """Each sample's info has the state that the network had before it saw the observation."""
     buffer, state = Buffer(), torch.zeros(1, HIDDEN)
     obs, is_over = env.reset(), False
     buffer.append_sample((None, obs, 0.0, False, False, {"state": state[0].numpy()}))
@@ -67,9 +68,7 @@ def episode(env: Corridor, network: RecurrentQ, epsilon: float) -> Buffer:
     return buffer
 
 
-def update(
-    memory: ReplayMemory, network: RecurrentQ, target: RecurrentQ, optimizer: torch.optim.Optimizer
-) -> None:
+def update(memory: ReplayMemory, network: RecurrentQ, target: RecurrentQ, optimizer: Any) -> None:
     batch = memory.sample()
     obs = torch.cat([batch.prev_obs[:, :1], batch.new_obs], dim=1)  # T + 1 observations
     stored = batch.info["state"][:, 0]  # the state that belongs to the first of them
@@ -82,9 +81,8 @@ def update(
     values = network(obs[:, BURN_IN:], warmed[:, -1])[0]
 
     # Double Q-learning on every step that is learned from.
-    act, rew, terminated, mask = (
-        part[:, BURN_IN:] for part in (batch.new_act, batch.rew, batch.terminated, batch.mask)
-    )
+    parts = (batch.new_act, batch.rew, batch.terminated, batch.mask)
+    act, rew, terminated, mask = (part[:, BURN_IN:] for part in parts)
     best = values[:, 1:].argmax(dim=-1, keepdim=True)
     future = next_values.gather(-1, best)[..., 0]
     targets = rew + DISCOUNT * (1 - terminated) * future
@@ -94,7 +92,7 @@ def update(
     loss.backward()
     optimizer.step()
 
-    # A late write: the anchor's own row gets the state that the network would have there today.
+    # A late write: the state that the network has there today, for the next time.
     memory.write(batch.ids, state=warmed[:, 0])
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
-    worker = RolloutWorker(Catch, DQNActor, standalone=True, worker_id="eye", seed=0, frame_stack=STACK)
+    worker = RolloutWorker(Catch, DQNActor, standalone=True, seed=0, frame_stack=STACK)
     agent = DQNAgent(
         worker.actor.observation_space,
         worker.env.action_space,

@@ -95,7 +95,8 @@ def reached(demos: Path | None, sampler: Sampler | None, updates: int) -> list[f
             agent.train(memory.sample())
             if step % (updates // 4) == 0:
                 worker.run_episodes(nb_episodes=20)
-                shares.append(np.mean([record.episode_return > 0 for record in worker.buffer.episodes]))
+                tests = worker.buffer.episodes
+                shares.append(np.mean([test.episode_return > 0 for test in tests]))
                 worker.buffer.clear()
     return shares
 
