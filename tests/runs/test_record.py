@@ -127,6 +127,9 @@ def test_a_declared_history_is_recorded_once_and_comes_back_whole(tmp_path: Path
     expected = ReplayMemory(dataset_path=tmp_path / "whole", crc_debug=True)
     assert (memory.take(range(15)).new_obs == expected.take(range(15)).new_obs).all()
     assert memory.stats().crc_checked == 15
+    exported = ReplayMemory(dataset_path=tmp_path / "once.npz", crc_debug=True)
+    assert (exported.take(range(15)).prev_obs == expected.take(range(15)).prev_obs).all()
+    assert exported.stats().crc_checked == 15
 
 
 @pytest.mark.parametrize(
