@@ -1,5 +1,7 @@
 """Sphinx configuration: pages in Markdown, the reference from the docstrings. Builds without a network."""
 
+from typing import Any
+
 from tmrl import __version__
 
 project = "tmrl-memory"
@@ -28,3 +30,17 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", rejoin, priority=900)
+
+
+def rejoin(*event: Any) -> None:
+    """Joins an attribute's docstring again, of which napoleon takes what precedes a colon for a type."""
+    lines: list[str] = event[-1]
+    for place, line in enumerate(lines):
+        if line.startswith(":type: "):
+            lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+            del lines[place]
+            return

@@ -37,6 +37,18 @@ def dataset(lengths: tuple[int, ...] = (5, 6, 7, 2), **about: Any) -> EpisodeLis
     return dataset_of(SCHEMA, list(lengths), about=About("native", **about))
 
 
+def test_an_environment_that_was_registered_as_a_class_has_a_name_and_no_specification(
+    tmp_path: Path,
+) -> None:
+    gymnasium.register("Mine-v0", lambda: None)
+    try:
+        write_minari(dataset(environment="Mine-v0"), tmp_path / "car", drop=False)
+    finally:
+        del gymnasium.registry["Mine-v0"]
+    assert minari.MinariDataset(tmp_path / "car" / "data").env_spec is None
+    assert open_dataset(tmp_path / "car").about.environment == "Mine-v0"
+
+
 def test_minari_reads_what_is_written(tmp_path: Path) -> None:
     """B07: final observations, flags, nests, dtypes and info."""
     expected = dataset()

@@ -13,7 +13,9 @@ from tmrl.inspection.contents import read_contents
 from tmrl.inspection.facts import Facts
 from tmrl.inspection.table import MAX_LINES, print_contents
 from tmrl.inspection.words import duration, number, share, size
+from tmrl.memory import History, Stacked
 from tmrl.memory.stats import Tally
+from tmrl.schema import Schema
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 EXPECTED = """\
@@ -108,6 +110,15 @@ def test_a_long_table_says_how_much_is_left_out() -> None:
     schema, rng = schema_of(0.0), np.random.default_rng(0)
     dataset = Listed(schema, [episode_of(schema, 2, rng, f"w{i}") for i in range(MAX_LINES + 8)])
     assert "and 8 more" in printed(dataset, Facts("x", 0, NOW))
+
+
+def test_a_history_is_told() -> None:
+    schema = schema_of(np.zeros(3))
+    assert "history" not in printed(Listed(schema, []), Facts("x", 0, NOW))
+    compressed = Schema(schema.obs, schema.act, history=History(Stacked(4)))
+    assert "  history      Stacked(k=4, frames=Latest())\n" in printed(
+        Listed(compressed, []), Facts("x", 0, NOW)
+    )
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])

@@ -8,11 +8,15 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from recordings import schema_like
 from tmrl import memory
 from tmrl.agents import DQNActor, DQNAgent, REDQAgent, SACAgent, SquashedGaussianActor
 from tmrl.agents.networks import EnsembleLayerNorm
-from tmrl.runs.recipe import agent_name, make_actor, make_agent, sampler_and_window
+from tmrl.datasets import DatasetWriter, Episode
+from tmrl.memory import History, Stacked
+from tmrl.runs.recipe import agent_name, make_actor, make_agent, make_memory, sampler_and_window
 from tmrl.runs.settings import TrainSettings
+from tmrl.schema import Schema
 
 OBS, BOX, NUMBERED = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
 
@@ -117,3 +121,17 @@ def test_settings_of_an_earlier_version_stand_for_the_same_run() -> None:
     settings = TrainSettings.from_config(old, Path("runs/one"))
     assert (settings.agent, settings.rate, settings.ratio) == ("auto", 0.001, 1.0)
     assert np.isclose(settings.updates, 7500)
+
+
+def test_what_cannot_be_made_whole_is_left_out_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    single = schema_like(np.zeros(2, np.float32), np.zeros(1, np.float32))
+    schema = Schema(single.obs, single.act, history=History(Stacked(3)))
+    with DatasetWriter(tmp_path, schema) as writer:
+        writer.write(Episode(np.zeros(6, schema.row_dtype), "ann", "robot", begins=False))
+    space = spaces.Box(-1, 1, (3, 2))
+    made = make_memory(TrainSettings(demos=str(tmp_path)), (space, BOX), is_new=True)
+    assert len(made) == 3
+    assert made.stats().sources["demo"].rows == 4
+    assert f"left out of {tmp_path}: 2 samples after a gap" in caplog.text

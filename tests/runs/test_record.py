@@ -11,11 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.wrappers import FrameStackObservation
 from rich.console import Console
 
-from tmrl.datasets import open_dataset
-from tmrl.errors import DatasetError
-from tmrl.memory import ReplayMemory
+from tmrl.datasets import DatasetWriter, Episode, export, open_dataset
+from tmrl.errors import DatasetError, HistoryError
+from tmrl.memory import History, ReplayMemory, Stacked
 from tmrl.runs.record import Recorder
 from tmrl.runs.settings import RecordSettings
 
@@ -38,6 +39,15 @@ class Count(gymnasium.Env[Any, Any]):
         self.n += 1
         label = {"source": "human"} if self.n == 3 else {}
         return self._obs(), float(action), self.n == 5, False, {"half": self.n / 2, **label}
+
+
+class Stair(Count):
+    """The same, seen as two numbers."""
+
+    observation_space = gymnasium.spaces.Box(-10, 10, (2,))
+
+    def _obs(self) -> Any:
+        return np.array([self.n, -self.n], np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +105,33 @@ def test_a_recording_goes_on_only_if_asked(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path)) == 5
 
 
+def test_a_declared_history_is_recorded_once_and_comes_back_whole(tmp_path: Path) -> None:
+    gymnasium.register("Stacks-v0", lambda: FrameStackObservation(Stair(), 4))
+    try:
+        record(tmp_path / "whole", env="Stacks-v0", crc_debug=True)
+        record(tmp_path / "once", env="Stacks-v0", crc_debug=True, history="Stacked(4)")
+        with pytest.raises(DatasetError, match="once holds rows of another layout"):
+            record(tmp_path / "once", env="Stacks-v0", crc_debug=True, append=True)
+        with pytest.raises(HistoryError, match="obs must hold 3 frames"):
+            record(tmp_path / "wrong", env="Stacks-v0", history="Stacked(3)")
+    finally:
+        del gymnasium.registry["Stacks-v0"]
+    whole, once = open_dataset(tmp_path / "whole"), open_dataset(tmp_path / "once")
+    assert once.schema.history == History(Stacked(4))
+    assert [leaf.shape for leaf in once.schema.obs.leaves] == [(2,)]
+    assert once.about.observation_space == whole.about.observation_space
+    export(once, tmp_path / "once.npz", to="npz")
+    for one, other in zip(whole.episodes(), open_dataset(tmp_path / "once.npz").episodes(), strict=True):
+        assert one.rows["obs"].tobytes() == other.rows["obs"].tobytes()
+    memory = ReplayMemory(dataset_path=tmp_path / "once", history=History(Stacked(4)), crc_debug=True)
+    expected = ReplayMemory(dataset_path=tmp_path / "whole", crc_debug=True)
+    assert (memory.take(range(15)).new_obs == expected.take(range(15)).new_obs).all()
+    assert memory.stats().crc_checked == 15
+    exported = ReplayMemory(dataset_path=tmp_path / "once.npz", crc_debug=True)
+    assert (exported.take(range(15)).prev_obs == expected.take(range(15)).prev_obs).all()
+    assert exported.stats().crc_checked == 15
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -106,6 +143,7 @@ def test_a_recording_goes_on_only_if_asked(tmp_path: Path) -> None:
         ({"seed": -1}, "got 3, None and -1"),
         ({"env": None}, "--env must be given for random actions"),
         ({"env": "Nothing-v0"}, "--env must be the id of a Gymnasium environment, got 'Nothing-v0'"),
+        ({"history": "Stack(4)"}, r"--history must be rules \(Latest, Stacked, ActionBuffer, Quantized\)"),
         ({"policy": "nowhere"}, "nowhere must be the folder of a run"),
     ],
 )
@@ -131,6 +169,21 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Count, "step", interrupted)
     assert record(tmp_path) == 2
     assert [episode.length for episode in open_dataset(tmp_path).episodes()] == [5, 5]
+
+
+def test_an_episode_that_was_written_when_ctrl_c_came_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, episodes=1)
+    write = DatasetWriter.write
+
+    def interrupted(self: DatasetWriter, episode: Episode) -> None:
+        write(self, episode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DatasetWriter, "write", interrupted)
+    assert record(tmp_path, append=True) == 1
+    assert len(open_dataset(tmp_path)) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills with a POSIX signal")

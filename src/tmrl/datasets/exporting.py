@@ -1,4 +1,8 @@
-"""Writes recorded data of any format in another one. A new format is a module and a line here."""
+"""Writes recorded data of any format in another one. A new format is a module and a line here.
+
+Our own format holds observations as a `History` compressed them. Others know no histories, so what they get
+is whole.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +13,7 @@ from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.minari_export import write_minari
 from tmrl.datasets.npz import write_npz
 from tmrl.datasets.opening import open_dataset
+from tmrl.datasets.whole import whole
 from tmrl.datasets.writer import write_native
 
 Format = Literal["native", "minari", "npz"]
@@ -18,6 +23,7 @@ WRITERS: dict[str, Callable[[Dataset, Path, bool], list[str]]] = {
     "minari": write_minari,
     "npz": write_npz,
 }
+NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class Report:
     out: Path
     """What was written."""
     episodes: int
-    """Episodes that were read."""
+    """Episodes that were read, without those of which nothing could be made whole."""
     transitions: int
     """Transitions in them."""
     assumed: tuple[str, ...]
@@ -57,6 +63,7 @@ def export(
     if to not in WRITERS:
         raise ValueError(f"to must be one of {', '.join(WRITERS)}, got {to!r}")
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    dropped = WRITERS[to](opened, Path(out), drop)
+    opened, lost = (opened, []) if to == NATIVE else whole(opened, drop)
+    dropped = lost + WRITERS[to](opened, Path(out), drop)
     n = len(opened)
     return Report(Path(out), n, opened.n_rows - n, opened.about.assumptions, tuple(dropped))

@@ -223,10 +223,17 @@ def _put(tree: dict[str, Any], parts: Sequence[str], column: NDArray[Any]) -> No
 
 
 def _spec(environment: str | None) -> Any:
-    """The specification of an environment that is registered here; a name is never imported."""
+    """The specification of an environment that is registered here; a name is never imported.
+
+    None if it cannot be written down, as that of a class or a function cannot.
+    """
     from gymnasium import registry
 
-    return None if environment is None else registry.get(environment)
+    spec = None if environment is None else registry.get(environment)
+    try:
+        return None if spec is None or not spec.to_json() else spec
+    except (TypeError, ValueError):
+        return None
 
 
 def _id(name: str) -> str:

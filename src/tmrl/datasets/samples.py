@@ -8,18 +8,21 @@ import numpy as np
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Episode, cut
 from tmrl.errors import SchemaError
+from tmrl.history import History
 from tmrl.rows import join_rows
 from tmrl.schema import Nest, Schema, info_name
 
 
-def schema_of(samples: Sequence[Any], info_keys: Collection[str]) -> Schema:
+def schema_of(samples: Sequence[Any], info_keys: Collection[str], history: History | None = None) -> Schema:
     """The layout that these samples show.
 
     Args:
         samples: At least one, and at least one of them with an action.
         info_keys: Entries of `info` to keep.
+        history: That of the worker that collected them; None if observations are whole.
 
     Raises:
+        HistoryError: The observations are not what the history keeps.
         SchemaError: A sample holds something that no row can hold, or none has what is to be kept.
     """
     infos = [sample[5] for sample in samples]
@@ -33,7 +36,7 @@ def schema_of(samples: Sequence[Any], info_keys: Collection[str]) -> Schema:
             )
         nests[key] = Nest.infer(info_name(key), found[0])
     with_crc = any("crc" in info for info in infos)
-    return Schema(Nest.infer("obs", samples[0][1]), Nest.infer("act", act), nests, with_crc)
+    return Schema(Nest.infer("obs", samples[0][1]), Nest.infer("act", act), nests, with_crc, history)
 
 
 def episodes_of(chunks: Sequence[Chunk]) -> list[Episode]:

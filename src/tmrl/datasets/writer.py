@@ -37,7 +37,7 @@ class DatasetWriter:
 
     Args:
         folder: Made if need be; it must be empty, or `append` be true.
-        schema: The layout of the rows.
+        schema: The layout of the rows; it says by which history their observations were compressed, if any.
         environment: Id of the environment.
         observation_space: The gymnasium space.
         action_space: Likewise.

@@ -61,6 +61,8 @@ def summary(contents: Contents, facts: Facts) -> dict[str, str]:
         "length": spread(Spread.of(contents.lengths[contents.is_whole])),
         "reward": reward(contents),
     }
+    if contents.schema.history is not None:
+        figures["history"] = printable(str(contents.schema.history.spec))
     if facts.tally.counts:
         total = facts.tally.total()
         figures["gaps"] = f"{counted(total.gaps, 'step')} lost, {total.duplicates:,} sent twice"

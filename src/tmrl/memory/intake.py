@@ -99,9 +99,10 @@ class Intake:
                 f"{missing[0]!r}; leave it out"
             )
         if found.history != self._history:
+            other = ", or export it to npz, which makes its observations whole" if found.history else ""
             raise DatasetError(
                 f"the dataset must have the history {self._history}, as the memory has, got {found.history}; "
-                "give the memory the history that the dataset was recorded with"
+                f"give the memory the history that the dataset was recorded with{other}"
             )
         info = {key: found.info[key] for key in self._info_keys}
         return Schema(self._obs or found.obs, self._act or found.act, info, self._with_crc, self._history)

@@ -1,13 +1,18 @@
 """What the flags of a run stand for: its agent, its policy, and the memory that they learn from."""
 
+import logging
 from typing import Any
 
 from gymnasium.spaces import Discrete
 
 from tmrl.actor import TorchActorModule
+from tmrl.datasets import Dataset, open_dataset
+from tmrl.datasets.whole import whole
 from tmrl.memory import ReplayMemory
 from tmrl.runs.settings import AUTO, TrainSettings
 from tmrl.training import TrainingAgent
+
+logger = logging.getLogger(__name__)
 
 GAMMA = 0.99
 """Discount factor of a step, for the agents and for n-step returns."""
@@ -67,7 +72,6 @@ def make_memory(
     memory = ReplayMemory(
         memory_size=settings.memory_size,
         batch_size=settings.batch_size,
-        dataset_path=(settings.dataset or "") if is_new else "",
         crc_debug=settings.crc_debug,
         seed=settings.seed,
         observation_space=spaces[0],
@@ -75,9 +79,19 @@ def make_memory(
         **sampler_and_window(settings),
         **kwargs,
     )
-    if settings.demos and is_new:
-        memory.append_dataset(settings.demos, source="demo")
+    if is_new:
+        for path, source in ((settings.dataset, None), (settings.demos, "demo")):
+            if path:
+                memory.append_dataset(_whole_dataset(path), source)
     return memory
+
+
+def _whole_dataset(path: str) -> Dataset:
+    """Recorded data with observations as the environment returns them, whatever history compressed them."""
+    dataset, lost = whole(open_dataset(path), drop=True)
+    for loss in lost:
+        logger.warning("left out of %s: %s", path, loss)
+    return dataset
 
 
 def sampler_and_window(settings: TrainSettings) -> dict[str, Any]:

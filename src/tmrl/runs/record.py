@@ -11,9 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tmrl.actor import ActorModule
 from tmrl.chunk import chunks_of
+from tmrl.datasets.native import NativeDataset, is_native
 from tmrl.datasets.samples import episodes_of, schema_of
 from tmrl.datasets.writer import DatasetWriter, check_is_free
 from tmrl.packing import Packer
+from tmrl.runs.declared import history_from_text
 from tmrl.runs.folder import RunFolder, read_json
 from tmrl.runs.settings import RANDOM, RecordSettings, TrainSettings
 from tmrl.worker import RolloutWorker
@@ -85,6 +87,7 @@ class Recorder:
         settings.check()
         check_is_free(settings.out, settings.append)
         self.settings = settings
+        self._history = None if settings.history is None else history_from_text(settings.history)
         if settings.policy == RANDOM:
             policy = Policy(str(settings.env), 1, partial(RandomActor, seed=settings.seed))
         else:
@@ -98,6 +101,7 @@ class Recorder:
             seed=settings.seed,
             source=settings.source,
             frame_stack=policy.frame_stack,
+            history=self._history,
         )
         self._writer: DatasetWriter | None = None
 
@@ -112,9 +116,10 @@ class Recorder:
 
         Raises:
             DatasetError: The folder holds rows of another layout, or somebody else writes to it.
+            HistoryError: An observation is not what the history says.
             BadSampleError: The environment returned what no row can hold.
         """
-        n_recorded = 0
+        n_recorded, n_before = 0, self._n_on_disk()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with self.worker, Progress(*columns, console=console) as progress:
             task = progress.add_task(f"{self.env} · {self.settings.out}", total=self.settings.episodes)
@@ -124,8 +129,13 @@ class Recorder:
                     n_recorded += 1
                     progress.update(task, completed=n_recorded)
             except KeyboardInterrupt:
-                pass
+                # It may have come when an episode was on the disk and not counted yet.
+                n_recorded = self._n_on_disk() - n_before
         return n_recorded
+
+    def _n_on_disk(self) -> int:
+        out = self.settings.out
+        return len(NativeDataset(out)) if is_native(out) else 0
 
     def _collect(self) -> list[Any]:
         """The samples of one episode, acted as in deployment."""
@@ -143,7 +153,7 @@ class Recorder:
             env = self.worker.env
             self._writer = DatasetWriter(
                 self.settings.out,
-                schema_of(samples, self.settings.info_keys),
+                schema_of(samples, self.settings.info_keys, self._history),
                 self.env,
                 env.observation_space,
                 env.action_space,

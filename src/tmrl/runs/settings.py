@@ -259,6 +259,8 @@ class RecordSettings:
     """Entries of info to keep."""
     crc_debug: bool = False
     """Record the checksums of each transition too, as CRC debugging needs them."""
+    history: str | None = None
+    """What observations repeat, and is not recorded: rules as in Python, such as "Stacked(4)"."""
     append: bool = False
     """Go on with the dataset that is in the folder."""
 
