@@ -64,8 +64,11 @@ class Oracle:
             if row.follows is not None and row.follows >= self.oldest
         ]
 
-    def anchors(self, behind: int = 0, stride: int = 1) -> list[int]:
-        """Numbers of the rows that complete a transition with `behind` rows behind it, or its reset."""
+    def anchors(self, behind: int = 0, stride: int = 1, waits: int = 0) -> list[int]:
+        """Numbers of the rows that complete a transition with `behind` rows behind it, or its reset.
+
+        With `waits`, only those that so many rows follow, or that end where nothing more can come.
+        """
         return [
             number
             for number in range(self.oldest, len(self.rows))
@@ -73,7 +76,23 @@ class Oracle:
             and previous >= self.oldest
             and len(self.behind(previous, behind)) == behind
             and self.place(previous) % stride == 0
+            and not self.has_to_wait(number, waits)
         ]
+
+    def has_to_wait(self, number: int, waits: int) -> bool:
+        """Whether fewer than `waits` rows follow, and more may come."""
+        ahead = self.ahead(number, waits)
+        return len(ahead) < waits and self.is_open([number, *ahead][-1])
+
+    def is_open(self, number: int) -> bool:
+        """Whether the row is the newest of its worker's present life, and its episode goes on."""
+        stamp = getattr(self.rows[number].sample, "stamp", None)
+        if self._is_done(number):
+            return False
+        if stamp is None:
+            return number == self.newest_plain
+        lives = [epoch for worker, epoch in self.newest_of if worker == stamp.worker]
+        return stamp.epoch == max(lives) and number == self.newest_of[stamp.worker, stamp.epoch]
 
     def behind(self, number: int, n: int) -> list[int]:
         """The n rows before a row, oldest first; the reset repeats itself, and others may be missing."""

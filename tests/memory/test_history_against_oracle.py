@@ -21,8 +21,10 @@ WINDOWS = st.one_of(
     st.just(Transition()),
     st.just(Transition()),
     st.builds(FrameStack, st.integers(1, 4)),
-    st.builds(NStep, st.integers(1, 5), st.sampled_from([0.5, 1.0])),
-    st.builds(NStep, st.integers(1, 3), st.just(0.9), st.builds(FrameStack, st.integers(1, 3))),
+    st.builds(NStep, st.integers(1, 5), st.sampled_from([0.5, 1.0]), st.none(), st.booleans()),
+    st.builds(
+        NStep, st.integers(1, 3), st.just(0.9), st.builds(FrameStack, st.integers(1, 3)), st.booleans()
+    ),
     st.builds(lambda n, stride: Sequence(n, 0, stride), st.integers(1, 6), st.integers(1, 3)),
 )
 STAMPED_FATES = FATES.filter(lambda fate: fate != "unstamp")
@@ -78,7 +80,9 @@ class HistoryMachine(MemoryMachine):
         if not hasattr(self, "memory"):
             return
         behind = max([self.shape.n_actions, 1, *(plan.rule.depth for plan in _plans(self.shape))]) - 1
-        numbers = self.oracle.anchors(self.window.layout.behind + behind, self.window.stride)
+        numbers = self.oracle.anchors(
+            self.window.layout.behind + behind, self.window.stride, self.window.waits
+        )
         makes = {NStep: n_step, Sequence: sequence}.get(type(self.window), one_step)
         expected = [makes(self.oracle, self.window, number) for number in numbers]
         assert len(self.memory) == len(expected)

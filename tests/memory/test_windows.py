@@ -17,7 +17,10 @@ from tmrl.memory.windows import Window
 WINDOWS = st.one_of(
     st.builds(FrameStack, st.integers(1, 5)),
     st.builds(NStep, st.integers(1, 10), st.sampled_from([0.0, 0.5, 0.99, 1.0])),
-    st.builds(NStep, st.integers(1, 4), st.just(0.9), st.builds(FrameStack, st.integers(1, 4))),
+    st.builds(
+        NStep, st.integers(1, 4), st.just(0.9), st.builds(FrameStack, st.integers(1, 4)), st.booleans()
+    ),
+    st.builds(NStep, st.integers(1, 10), st.just(0.5), st.none(), st.just(True)),
     st.builds(
         lambda n, burn, stride: Sequence(n, min(burn, n - 1), stride), *map(st.integers, (1, 0, 1), (8, 3, 4))
     ),
@@ -28,7 +31,8 @@ def expected_windows(oracle: Oracle, window: Window) -> list[tuple[Any, dict[str
     """The six parts of each window, and what comes beside, made by plain loops."""
     layout = window.layout
     makes = {NStep: n_step, Sequence: sequence}.get(type(window), one_step)
-    return [makes(oracle, window, number) for number in oracle.anchors(layout.behind, window.stride)]
+    numbers = oracle.anchors(layout.behind, window.stride, window.waits)
+    return [makes(oracle, window, number) for number in numbers]
 
 
 def observed(oracle: Oracle, window: Window, number: int) -> Any:

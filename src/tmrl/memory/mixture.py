@@ -147,7 +147,7 @@ class Mixture(Sampler):
     def added(self, slots: Slots) -> None:
         """See `Sampler`."""
         for sampler, index, chosen in self._divided(slots):
-            index.order.append(slots[chosen])
+            index.add(slots[chosen])
             if sampler.follows:
                 sampler.added(slots[chosen])
 
@@ -223,6 +223,7 @@ class SourceIndex:
         self.place = place
         self._index = index
         self._sources = sources
+        self._newest = 0
 
     @property
     def oldest(self) -> int:
@@ -236,6 +237,27 @@ class SourceIndex:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def add(self, slots: Slots) -> None:
+        """Adds transitions, in the order of their arrival in the ring, also those that had to wait."""
+        first = int(slots[0])
+        if self._age(first) < self._age(self._newest):
+            newer = self.order.cut(len(self.order) - self._count_newer(first))
+            slots = np.concatenate([slots, newer])
+            slots = slots[np.argsort(self._age(slots))]
+        self.order.append(slots)
+        self._newest = int(slots[-1])
+
+    def _age(self, slots: Any) -> Any:
+        """Where in the order of arrival the rows in slots are, the oldest row of the ring being 0."""
+        return (slots - self._index.oldest) % self.n_rows
+
+    def _count_newer(self, slot: int) -> int:
+        """How many to cut off so that the rest is older than the one in a slot."""
+        n, n_newer, age = len(self.order), 0, self._age(slot)
+        while n_newer < n and self._age(self.order.slots(np.array([n - 1 - n_newer])))[0] > age:
+            n_newer = min(n, 2 * n_newer + 1)
+        return n_newer
 
     def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
         """See `Index`."""

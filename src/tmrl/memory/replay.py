@@ -20,7 +20,6 @@ from tmrl.datasets.files import read_manifest
 from tmrl.datasets.opening import open_dataset
 from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.segments import memory_in
-from tmrl.errors import EmptyMemoryError
 from tmrl.history import History
 from tmrl.memory.anchors import Pairs
 from tmrl.memory.base import SamplePreprocessor
@@ -311,13 +310,7 @@ class ReplayMemory(TorchMemory):
             return self._batches.one(store, store.draw(np.array([rank], np.int64)), self.crc_debug)
 
     def _choose(self) -> Choice:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if len(self) == 0:
-            raise EmptyMemoryError(
-                f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
-            )
-        return self.sampler.draw(self.batch_size, self._state.opened().anchors)
+        return self.sampler.draw(self.batch_size, self._state.drawable(self.batch_size))
 
     def __getitem__(self, item: int) -> Any:
         """Returns transition `item` as `Memory.__getitem__` does, or what the `window` makes of it."""

@@ -18,7 +18,7 @@ from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.row_file import LINK, info_in
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
-from tmrl.memory.anchors import INDEX_BYTES
+from tmrl.memory.anchors import INDEX_BYTES, Anchors
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.late import LateValues
@@ -174,6 +174,24 @@ class MemoryState:
         if self.store is None:
             raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
         return self.store
+
+    def drawable(self, batch_size: int) -> Anchors:
+        """The transitions that a batch is drawn from, at least one.
+
+        Raises:
+            ValueError: The batch would be empty.
+            EmptyMemoryError: There are none.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        store = self.store
+        if store is None or not len(store.anchors):
+            is_waiting = store is not None and store.anchors.n_waiting > 0
+            none = "0 whose further steps need not be waited for" if is_waiting else "0"
+            raise EmptyMemoryError(
+                f"cannot draw {batch_size} transitions: the memory holds {none}; append a Buffer first"
+            )
+        return store.anchors
 
     def resize(self, size: float | str) -> None:
         """Changes the size, keeping the newest rows.

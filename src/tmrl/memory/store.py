@@ -16,6 +16,7 @@ from tmrl.memory.samplers import Followed, Sampler
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
+from tmrl.memory.waiting import Waiting
 from tmrl.memory.windows import Window, expand
 from tmrl.rows import Columns, Rows, take_rows
 from tmrl.schema import Schema
@@ -76,6 +77,7 @@ class Store:
         self.late_ids = np.empty(0, np.int64)
         """Ids of rows that were changed since the last snapshot."""
         self._sampler = sampler
+        self._waiting = Waiting(window.waits) if window.waits else None
         self._storage = storage
         # A transition needs two rows: one row more than transitions, if all are of one episode.
         self.ring, self._file = self._make_ring(n_transitions + 1, info)
@@ -136,9 +138,16 @@ class Store:
         if n == 1:
             back = int(linked.back[0])
             self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
-            self.anchors.extend_one(first_id, back, self.ring.oldest)
         else:
             self.ring.write(linked.rows, linked.columns(code))
+        if self._waiting is not None:
+            worker = chunk.stream.worker
+            waiting, over = self._waiting.update(worker, self.streams.open_row(worker), self.ring)
+            self.anchors.release(over)
+            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
+        elif n == 1:
+            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest)
+        else:
             self.anchors.extend(first_id, linked.back, self.ring.oldest)
         if self._file is not None:
             rows = linked.rows[first_held - first_id :]
@@ -315,7 +324,8 @@ class Store:
         """
         self.anchors = self._make_anchors()
         ring, slots = self.ring, self.ring.held_slots()
-        self.anchors.extend(ring.oldest, ring.back[slots], ring.oldest)
+        waiting = () if self._waiting is None else self._waiting.begin(self.streams.open_rows(), ring)
+        self.anchors.extend(ring.oldest, ring.back[slots], ring.oldest, waiting)
         if saved is not None:
             first_id, priorities = saved
             ids = range(max(first_id, ring.oldest), min(first_id + len(priorities), ring.next))

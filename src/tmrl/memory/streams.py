@@ -69,6 +69,7 @@ class StreamTable:
 
     def __init__(self) -> None:
         self._codes: dict[Stream, int] = {}
+        self._lives: dict[str, int] = {}
         self._newest: dict[Stream, _Newest] = {}
 
     def __len__(self) -> int:
@@ -77,7 +78,25 @@ class StreamTable:
 
     def code(self, stream: Stream) -> int:
         """The code of a stream, new or known: its place in the order of first appearance."""
-        return self._codes.setdefault(stream, len(self._codes))
+        code = self._codes.get(stream)
+        if code is None:
+            code = self._codes[stream] = len(self._codes)
+            self._lives[stream.worker] = max(stream.epoch, self._lives.get(stream.worker, stream.epoch))
+        return code
+
+    def open_row(self, worker: str) -> int | None:
+        """Id of a worker's newest row, if it may be followed: the episode and the worker's life go on.
+
+        A life ends when the next one begins. Datasets, whose epochs are negative, are whole as they are.
+        """
+        epoch = self._lives[worker]
+        newest = self._newest.get(Stream(worker, epoch))
+        return None if newest is None or newest.is_done or epoch < 0 else newest.row_id
+
+    def open_rows(self) -> dict[str, int]:
+        """What `open_row` says of each worker."""
+        rows = {worker: self.open_row(worker) for worker in self._lives}
+        return {worker: row_id for worker, row_id in rows.items() if row_id is not None}
 
     def link(self, chunk: Chunk, next_id: int) -> Linked:
         """Finds out what a chunk's rows follow.
@@ -135,7 +154,9 @@ class StreamTable:
     def restore(self, state: list[list[Any]]) -> None:
         """Takes over what `state` returned."""
         streams = [Stream(*line[:2]) for line in state]
-        self._codes = {stream: code for code, stream in enumerate(streams)}
+        self._codes, self._lives = {}, {}
+        for stream in streams:
+            self.code(stream)
         self._newest = {
             stream: _Newest(*line[2:]) for stream, line in zip(streams, state, strict=True) if line[2:]
         }
