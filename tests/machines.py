@@ -28,10 +28,11 @@ WORKERS = ("ann", "bob", "eve")
 
 
 class FakeWorker:
-    """Produces the stamped samples of one stream."""
+    """Produces the stamped samples of one stream. `ann` demonstrates."""
 
     def __init__(self, name: str, make: SampleMaker) -> None:
         self.name = name
+        self.source = "demo" if name == "ann" else "online"
         self.make = make
         self.epoch = 0
         self.restart()
@@ -56,7 +57,7 @@ class FakeWorker:
             self.episode_step += 1 + (ending == "uncollected")
             values = self.make(False, ending in {"terminated", "both"}, ending in {"truncated", "both"})
             self.must_reset = ending in {"terminated", "truncated", "both"}
-        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step)
+        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step, self.source)
         self.step += 1
         return Sample(values, stamp)
 
@@ -86,6 +87,10 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def make_memory(self, **kwargs: Any) -> ReplayMemory:
         return ReplayMemory(batch_size=4, seed=0, **kwargs)
+
+    def numbers(self) -> list[int]:
+        """Numbers of the oracle's rows whose transitions can be drawn, oldest first."""
+        return self.oracle.anchors()
 
     def append(self, samples: list[Any], continues: bool = False) -> None:
         buffer = Buffer()

@@ -55,6 +55,10 @@ class HistoryMachine(MemoryMachine):
             window=self.window, history=self.shape.history, crc_debug=self.crc_debug, **kwargs
         )
 
+    def numbers(self) -> list[int]:
+        behind = max([self.shape.n_actions, 1, *(plan.rule.depth for plan in _plans(self.shape))]) - 1
+        return self.oracle.anchors(self.window.layout.behind + behind, self.window.stride, self.window.waits)
+
     def append(self, samples: list[Any], continues: bool = False) -> None:
         buffer = Buffer()
         buffer.memory = [sample.compressed for sample in samples]
@@ -79,10 +83,7 @@ class HistoryMachine(MemoryMachine):
     def every_transition_is_the_same(self) -> None:
         if not hasattr(self, "memory"):
             return
-        behind = max([self.shape.n_actions, 1, *(plan.rule.depth for plan in _plans(self.shape))]) - 1
-        numbers = self.oracle.anchors(
-            self.window.layout.behind + behind, self.window.stride, self.window.waits
-        )
+        numbers = self.numbers()
         makes = {NStep: n_step, Sequence: sequence}.get(type(self.window), one_step)
         expected = [makes(self.oracle, self.window, number) for number in numbers]
         assert len(self.memory) == len(expected)
