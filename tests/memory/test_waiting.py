@@ -119,15 +119,15 @@ def test_a_memory_with_what_waits_goes_on_alike_after_a_load(
     streams = [stamped(plain_episode(9, 100 * i, "open"), f"w{i}") for i in range(4)]
     turns = list(map(list, zip(*streams, strict=True)))
     memory = memory_of(window=window, sampler=sampler())
-    for turn in turns[:6]:
-        memory.append(buffer_of(turn[:2]), source="demo")
+    for i, turn in enumerate(turns[:7]):
+        memory.append(buffer_of(turn[i > 2 : 2]), source="demo")
         memory.append(buffer_of(turn[2:]))
-    # The wait of an older transition ends after that of newer ones.
-    memory.append(buffer_of(stamped(plain_episode(2, 900), "w0", 6, 1)), source="demo")
+    # The wait of transitions of w0 ends after that of newer ones of w1.
+    memory.append(buffer_of(stamped(plain_episode(2, 900), "w0", 3, 1)), source="demo")
     memory.save(tmp_path)
     loaded = ReplayMemory.load(tmp_path, sampler=sampler())
     assert loaded.window == window
-    for turn in [[], *turns[6:]]:
+    for turn in [[], *turns[7:]]:
         for each in (memory, loaded):
             each.append(buffer_of(turn[2:]))
         first, second = memory.sample(), loaded.sample()
