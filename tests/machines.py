@@ -76,7 +76,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.make = make
         self.workers = {name: FakeWorker(name, make) for name in WORKERS}
         self.late: list[Sample] = []
-        self.oracle = Oracle(memory_size)
+        self.oracle = self.make_oracle(memory_size)
         self.memory = self.make_memory(memory_size=memory_size, contiguous=contiguous)
         # One transition tells the memory what samples look like, so that it never has to wait for an action.
         self.append([make(is_reset=True), make(is_reset=False)])
@@ -87,6 +87,9 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def make_memory(self, **kwargs: Any) -> ReplayMemory:
         return ReplayMemory(batch_size=4, seed=0, **kwargs)
+
+    def make_oracle(self, memory_size: int) -> Oracle:
+        return Oracle(memory_size)
 
     def numbers(self) -> list[int]:
         """Numbers of the oracle's rows whose transitions can be drawn, oldest first."""

@@ -12,7 +12,6 @@ from histories import HistoryWorker, Shape, Stream, shapes
 from machines import ENDINGS, FATES, WORKERS, MemoryMachine, StoredMachine, run
 from memory.test_windows import n_step, one_step, sequence
 from nests import is_identical
-from oracle import Oracle
 from tmrl.memory import FrameStack, NStep, ReplayMemory, Sequence, Transition
 from tmrl.memory.windows import Window
 from tmrl.networking import Buffer
@@ -46,7 +45,7 @@ class HistoryMachine(MemoryMachine):
         self.window, self.shape, self.crc_debug = window, shape, crc_debug
         self.workers = {name: HistoryWorker(name, Stream(shape, i)) for i, name in enumerate(WORKERS)}
         self.late: list[Any] = []
-        self.oracle = Oracle(memory_size)
+        self.oracle = self.make_oracle(memory_size)
         self.memory = self.make_memory(memory_size=memory_size, contiguous=contiguous)
         self.append([self.workers["ann"].produce(""), self.workers["ann"].produce("")])
 

@@ -21,6 +21,7 @@ from machines import MemoryMachine, StoredMachine, run
 from memory.test_history_against_oracle import HistoryMachine
 from memory.test_windows import WindowMachine, assert_windows_are_the_same
 from nests import SampleMaker, makers
+from oracle import Oracle, RingsOracle
 from tmrl.errors import EmptyMemoryError
 from tmrl.memory import (
     EmphasizeRecent,
@@ -52,7 +53,7 @@ class SamplerMachine(MemoryMachine):
     def ids(self, source: str = "") -> list[int]:
         """Ids of the oracle's transitions, oldest first."""
         return [
-            row
+            self.oracle.id_of(row)
             for row in self.numbers()
             if source in {"", getattr(self.oracle.rows[row].sample, "stamp", PLAIN).source}
         ]
@@ -68,8 +69,9 @@ class SamplerMachine(MemoryMachine):
     def write_late(self, rewards: dict[int, float]) -> None:
         chosen = {number % len(self.oracle.rows): reward for number, reward in rewards.items()}
         ignored = self.memory.stats().writes_ignored
-        self.memory.write(np.array(list(chosen)), rew=np.array(list(chosen.values())))
-        gone = [number for number in chosen if number < self.oracle.oldest]
+        ids = np.array([self.oracle.id_of(number) for number in chosen])
+        self.memory.write(ids, rew=np.array(list(chosen.values())))
+        gone = [number for number in chosen if not self.oracle.is_held(number)]
         assert self.memory.stats().writes_ignored == ignored + len(gone)
         for number, reward in chosen.items():
             row = self.oracle.rows[number]
@@ -144,12 +146,13 @@ class MixtureMachine(SamplerMachine):
     make_sampler = staticmethod(
         lambda: Mixture({"demo": 0.5, "online": 0.5}, {"online": Recent(3)}, empty="others")
     )
+    SOURCES = ("demo", "online")
 
     @invariant()
     def each_source_has_its_transitions(self) -> None:
         if hasattr(self, "memory"):
             store = self.memory._store
-            for source, index in zip(("demo", "online"), self.memory.sampler._indices, strict=True):
+            for source, index in zip(self.SOURCES, self.memory.sampler._indices, strict=True):
                 pairs = index.pairs(np.arange(len(index)))
                 assert store.drawn(pairs).ids().tolist() == self.ids(source)
 
@@ -160,6 +163,42 @@ class MixtureMachine(SamplerMachine):
             assert len(ids) == 4
             n_demo = len(set(self.ids("demo"))) and (2 if self.ids("online") else 4)
             assert sum(row in self.ids("demo") for row in ids) == n_demo
+
+
+class KeptMachine(MixtureMachine):
+    """Demonstrations in a ring of their own."""
+
+    keep: dict[str, int] = {"demo": 7}  # noqa: RUF012 - one for each class
+
+    @classmethod
+    def make_sampler(cls) -> Sampler:
+        return Mixture({"online": 0.5, "demo": 0.5}, {"demo": Prioritized()}, empty="others", keep=cls.keep)
+
+    SOURCES = ("online", "demo")
+
+    def make_oracle(self, memory_size: int) -> Oracle:
+        return RingsOracle(memory_size + sum(self.keep.values()), self.keep)
+
+    def make_memory(self, memory_size: int, **kwargs: Any) -> ReplayMemory:
+        return super().make_memory(memory_size=memory_size + sum(self.keep.values()), **kwargs)
+
+    @rule(memory_size=st.integers(1, 50))
+    def resize(self, memory_size: int) -> None:
+        super().resize(memory_size + sum(self.keep.values()))
+
+    @invariant()
+    def no_row_is_counted_twice(self) -> None:
+        if hasattr(self, "memory"):
+            stats = self.memory.stats()
+            assert stats.appended == len(self.oracle.rows)
+            assert stats.rows == stats.appended - stats.evicted == len(self.oracle.held())
+            assert len(self.memory) <= self.memory.memory_size == self.oracle.memory_size
+
+
+class AllKeptMachine(KeptMachine):
+    """Every source in a ring of its own; what has no stamp is online."""
+
+    keep: dict[str, int] = {"online": 20, "demo": 5}  # noqa: RUF012
 
 
 class PrioritizedMachine(SamplerMachine):
@@ -264,6 +303,8 @@ SAMPLERS = (
     EmphasizeRecentMachine,
     EpochMachine,
     MixtureMachine,
+    KeptMachine,
+    AllKeptMachine,
 )
 
 WINDOWS: dict[str, tuple[type[MemoryMachine], Any]] = {
