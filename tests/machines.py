@@ -28,11 +28,10 @@ WORKERS = ("ann", "bob", "eve")
 
 
 class FakeWorker:
-    """Produces the stamped samples of one stream. `ann` demonstrates."""
+    """Produces the stamped samples of one stream. `ann` demonstrates, `eve` does now and then."""
 
     def __init__(self, name: str, make: SampleMaker) -> None:
         self.name = name
-        self.source = "demo" if name == "ann" else "online"
         self.make = make
         self.epoch = 0
         self.restart()
@@ -57,7 +56,9 @@ class FakeWorker:
             self.episode_step += 1 + (ending == "uncollected")
             values = self.make(False, ending in {"terminated", "both"}, ending in {"truncated", "both"})
             self.must_reset = ending in {"terminated", "truncated", "both"}
-        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step, self.source)
+        is_demo = self.name == "ann" or (self.name == "eve" and self.step % 7 > 3)
+        source = "demo" if is_demo else "online"
+        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step, source)
         self.step += 1
         return Sample(values, stamp)
 
