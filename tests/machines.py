@@ -28,7 +28,7 @@ WORKERS = ("ann", "bob", "eve")
 
 
 class FakeWorker:
-    """Produces the stamped samples of one stream."""
+    """Produces the stamped samples of one stream. `ann` demonstrates, `eve` does now and then."""
 
     def __init__(self, name: str, make: SampleMaker) -> None:
         self.name = name
@@ -56,7 +56,9 @@ class FakeWorker:
             self.episode_step += 1 + (ending == "uncollected")
             values = self.make(False, ending in {"terminated", "both"}, ending in {"truncated", "both"})
             self.must_reset = ending in {"terminated", "truncated", "both"}
-        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step)
+        is_demo = self.name == "ann" or (self.name == "eve" and self.step % 7 > 3)
+        source = "demo" if is_demo else "online"
+        stamp = Stamp(self.name, self.epoch, self.step, self.episode, self.episode_step, source)
         self.step += 1
         return Sample(values, stamp)
 
@@ -75,7 +77,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.make = make
         self.workers = {name: FakeWorker(name, make) for name in WORKERS}
         self.late: list[Sample] = []
-        self.oracle = Oracle(memory_size)
+        self.oracle = self.make_oracle(memory_size)
         self.memory = self.make_memory(memory_size=memory_size, contiguous=contiguous)
         # One transition tells the memory what samples look like, so that it never has to wait for an action.
         self.append([make(is_reset=True), make(is_reset=False)])
@@ -86,6 +88,13 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def make_memory(self, **kwargs: Any) -> ReplayMemory:
         return ReplayMemory(batch_size=4, seed=0, **kwargs)
+
+    def make_oracle(self, memory_size: int) -> Oracle:
+        return Oracle(memory_size)
+
+    def numbers(self) -> list[int]:
+        """Numbers of the oracle's rows whose transitions can be drawn, oldest first."""
+        return self.oracle.anchors()
 
     def append(self, samples: list[Any], continues: bool = False) -> None:
         buffer = Buffer()

@@ -18,6 +18,8 @@ class OracleRow:
     follows: int | None
     begins: bool = False
     """Whether it is a reset: nothing before it is missing."""
+    ring: str = ""
+    """The kept source in whose ring it is; empty for all others."""
 
 
 class Oracle:
@@ -60,27 +62,60 @@ class Oracle:
         """Pairs (sample before, sample) of every transition that can be drawn, oldest first."""
         return [
             (self.rows[row.follows].sample, row.sample)
-            for row in self.rows[self.oldest :]
-            if row.follows is not None and row.follows >= self.oldest
+            for row in map(self.rows.__getitem__, self.held())
+            if row.follows is not None and self.is_held(row.follows)
         ]
 
-    def anchors(self, behind: int = 0, stride: int = 1) -> list[int]:
-        """Numbers of the rows that complete a transition with `behind` rows behind it, or its reset."""
+    def held(self) -> list[int]:
+        """Numbers of the rows that were not evicted, in the order of the memory's transitions."""
+        return list(range(self.oldest, len(self.rows)))
+
+    def is_held(self, number: int) -> bool:
+        return number >= self.oldest
+
+    def id_of(self, number: int) -> int:
+        """The id by which the memory knows the row."""
+        return number
+
+    def ring_of(self, sample: Any) -> str:
+        return ""
+
+    def anchors(self, behind: int = 0, stride: int = 1, waits: int = 0) -> list[int]:
+        """Numbers of the rows that complete a transition with `behind` rows behind it, or its reset.
+
+        With `waits`, only those that so many rows follow, or that end where nothing more can come.
+        """
         return [
             number
-            for number in range(self.oldest, len(self.rows))
+            for number in self.held()
             if (previous := self.rows[number].follows) is not None
-            and previous >= self.oldest
+            and self.is_held(previous)
             and len(self.behind(previous, behind)) == behind
             and self.place(previous) % stride == 0
+            and not self.has_to_wait(number, waits)
         ]
+
+    def has_to_wait(self, number: int, waits: int) -> bool:
+        """Whether fewer than `waits` rows follow, and more may come."""
+        ahead = self.ahead(number, waits)
+        return len(ahead) < waits and self.is_open([number, *ahead][-1])
+
+    def is_open(self, number: int) -> bool:
+        """Whether the row is the newest of its worker's present life, and its episode goes on."""
+        stamp = getattr(self.rows[number].sample, "stamp", None)
+        if self._is_done(number):
+            return False
+        if stamp is None:
+            return number == self.newest_plain
+        lives = [epoch for worker, epoch in self.newest_of if worker == stamp.worker]
+        return stamp.epoch == max(lives) and number == self.newest_of[stamp.worker, stamp.epoch]
 
     def behind(self, number: int, n: int) -> list[int]:
         """The n rows before a row, oldest first; the reset repeats itself, and others may be missing."""
         found: list[int] = []
         for _ in range(n):
             row = self.rows[number]
-            if row.follows is not None and row.follows >= self.oldest:
+            if row.follows is not None and self.is_held(row.follows):
                 number = row.follows
             elif row.follows is not None or not row.begins:
                 break
@@ -109,7 +144,7 @@ class Oracle:
         before = self.newest_plain if continues else None
         for sample in group:
             is_reset = sample[0] is None or (before is not None and self._is_done(before))
-            self.rows.append(OracleRow(sample, None if is_reset else before, is_reset))
+            self.rows.append(OracleRow(sample, None if is_reset else before, is_reset, self.ring_of(sample)))
             before = len(self.rows) - 1
         self.newest_plain = before
 
@@ -131,9 +166,11 @@ class Oracle:
                 and stamp.episode_step > 0
                 and stamp.episode == self.rows[before].sample.stamp.episode
                 and not self._is_done(before)
+                and self.rows[before].ring == self.ring_of(sample)
                 and not (is_broken and position == 0)
             )
-            self.rows.append(OracleRow(sample, before if is_linked else None, stamp.episode_step == 0))
+            begins, ring = stamp.episode_step == 0, self.ring_of(sample)
+            self.rows.append(OracleRow(sample, before if is_linked else None, begins, ring))
             self.newest_of[stream] = len(self.rows) - 1
 
     def _is_done(self, row: int) -> bool:
@@ -142,3 +179,39 @@ class Oracle:
 
     def _evict(self) -> None:
         self.oldest = max(self.oldest, len(self.rows) - (self.memory_size + 1))
+
+
+class RingsOracle(Oracle):
+    """The same for a memory in which some sources have a ring of their own."""
+
+    def __init__(self, memory_size: int, keep: dict[str, int]) -> None:
+        super().__init__(memory_size)
+        self.keep = keep
+
+    def ring_of(self, sample: Any) -> str:
+        source = sample.stamp.source if isinstance(sample, Sample) else "online"
+        return source if source in self.keep else ""
+
+    def _numbers_in(self, ring: str) -> list[int]:
+        return [number for number, row in enumerate(self.rows) if row.ring == ring]
+
+    def held(self) -> list[int]:
+        return [
+            number for ring in ("", *self.keep) for number in self._numbers_in(ring)[self.evicted[ring] :]
+        ]
+
+    def is_held(self, number: int) -> bool:
+        ring = self.rows[number].ring
+        return self._numbers_in(ring).index(number) >= self.evicted[ring]
+
+    def id_of(self, number: int) -> int:
+        rings = ["", *self.keep]
+        ring = self.rows[number].ring
+        return rings.index(ring) + len(rings) * self._numbers_in(ring).index(number)
+
+    def _evict(self) -> None:
+        sizes = {"": self.memory_size - sum(self.keep.values()), **self.keep}
+        before = getattr(self, "evicted", dict.fromkeys(sizes, 0))
+        self.evicted = {
+            ring: max(before[ring], len(self._numbers_in(ring)) - (size + 1)) for ring, size in sizes.items()
+        }

@@ -12,7 +12,6 @@ from histories import HistoryWorker, Shape, Stream, shapes
 from machines import ENDINGS, FATES, WORKERS, MemoryMachine, StoredMachine, run
 from memory.test_windows import n_step, one_step, sequence
 from nests import is_identical
-from oracle import Oracle
 from tmrl.memory import FrameStack, NStep, ReplayMemory, Sequence, Transition
 from tmrl.memory.windows import Window
 from tmrl.networking import Buffer
@@ -21,8 +20,10 @@ WINDOWS = st.one_of(
     st.just(Transition()),
     st.just(Transition()),
     st.builds(FrameStack, st.integers(1, 4)),
-    st.builds(NStep, st.integers(1, 5), st.sampled_from([0.5, 1.0])),
-    st.builds(NStep, st.integers(1, 3), st.just(0.9), st.builds(FrameStack, st.integers(1, 3))),
+    st.builds(NStep, st.integers(1, 5), st.sampled_from([0.5, 1.0]), st.none(), st.booleans()),
+    st.builds(
+        NStep, st.integers(1, 3), st.just(0.9), st.builds(FrameStack, st.integers(1, 3)), st.booleans()
+    ),
     st.builds(lambda n, stride: Sequence(n, 0, stride), st.integers(1, 6), st.integers(1, 3)),
 )
 STAMPED_FATES = FATES.filter(lambda fate: fate != "unstamp")
@@ -44,7 +45,7 @@ class HistoryMachine(MemoryMachine):
         self.window, self.shape, self.crc_debug = window, shape, crc_debug
         self.workers = {name: HistoryWorker(name, Stream(shape, i)) for i, name in enumerate(WORKERS)}
         self.late: list[Any] = []
-        self.oracle = Oracle(memory_size)
+        self.oracle = self.make_oracle(memory_size)
         self.memory = self.make_memory(memory_size=memory_size, contiguous=contiguous)
         self.append([self.workers["ann"].produce(""), self.workers["ann"].produce("")])
 
@@ -52,6 +53,10 @@ class HistoryMachine(MemoryMachine):
         return super().make_memory(
             window=self.window, history=self.shape.history, crc_debug=self.crc_debug, **kwargs
         )
+
+    def numbers(self) -> list[int]:
+        behind = max([self.shape.n_actions, 1, *(plan.rule.depth for plan in _plans(self.shape))]) - 1
+        return self.oracle.anchors(self.window.layout.behind + behind, self.window.stride, self.window.waits)
 
     def append(self, samples: list[Any], continues: bool = False) -> None:
         buffer = Buffer()
@@ -77,8 +82,7 @@ class HistoryMachine(MemoryMachine):
     def every_transition_is_the_same(self) -> None:
         if not hasattr(self, "memory"):
             return
-        behind = max([self.shape.n_actions, 1, *(plan.rule.depth for plan in _plans(self.shape))]) - 1
-        numbers = self.oracle.anchors(self.window.layout.behind + behind, self.window.stride)
+        numbers = self.numbers()
         makes = {NStep: n_step, Sequence: sequence}.get(type(self.window), one_step)
         expected = [makes(self.oracle, self.window, number) for number in numbers]
         assert len(self.memory) == len(expected)

@@ -1,4 +1,8 @@
-"""Whatever the sampler: only what the oracle has is drawn, by the rules of the sampler."""
+"""Whatever the sampler and the window: only what the oracle has is drawn, by the rules of the sampler.
+
+Every sampler goes with every window, and each pair is driven by the same operations: streams in any order
+with gaps and duplicates, eviction, resizes, late writes, and saves and loads in between.
+"""
 
 import shutil
 import tempfile
@@ -8,12 +12,31 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import optree
 import pytest
-from hypothesis.stateful import invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from histories import Shape, shapes
 from machines import MemoryMachine, StoredMachine, run
+from memory.test_history_against_oracle import HistoryMachine
+from memory.test_windows import WindowMachine, assert_windows_are_the_same
+from nests import SampleMaker, makers
+from oracle import Oracle, RingsOracle
 from tmrl.errors import EmptyMemoryError
-from tmrl.memory import EmphasizeRecent, Epoch, Mixture, Prioritized, Recent, ReplayMemory, Sampler, Uniform
+from tmrl.memory import (
+    EmphasizeRecent,
+    Epoch,
+    FrameStack,
+    Mixture,
+    NStep,
+    Prioritized,
+    Recent,
+    ReplayMemory,
+    Sampler,
+    Sequence,
+    Transition,
+    Uniform,
+)
 from tmrl.transition import Sample, Stamp
 
 
@@ -27,25 +50,12 @@ class SamplerMachine(MemoryMachine):
     def make_memory(self, **kwargs: Any) -> ReplayMemory:
         return super().make_memory(sampler=self.make_sampler(), **kwargs)
 
-    def append(self, samples: list[Any], continues: bool = False) -> None:
-        super().append(
-            [
-                Sample(sample, sample.stamp._replace(source="demo"))
-                if isinstance(sample, Sample) and sample.stamp.worker == "ann"
-                else sample
-                for sample in samples
-            ],
-            continues,
-        )
-
     def ids(self, source: str = "") -> list[int]:
         """Ids of the oracle's transitions, oldest first."""
         return [
-            row
-            for row in range(self.oracle.oldest, len(self.oracle.rows))
-            if (follows := self.oracle.rows[row].follows) is not None
-            and follows >= self.oracle.oldest
-            and source in {"", getattr(self.oracle.rows[row].sample, "stamp", PLAIN).source}
+            self.oracle.id_of(row)
+            for row in self.numbers()
+            if source in {"", getattr(self.oracle.rows[row].sample, "stamp", PLAIN).source}
         ]
 
     @rule()
@@ -55,11 +65,35 @@ class SamplerMachine(MemoryMachine):
         self.memory = ReplayMemory.load(folder, sampler=self.make_sampler())
         shutil.rmtree(folder)
 
+    @rule(rewards=st.dictionaries(st.integers(0, 10**6), st.floats(-9, 9, width=32), min_size=1, max_size=4))
+    def write_late(self, rewards: dict[int, float]) -> None:
+        chosen = {number % len(self.oracle.rows): reward for number, reward in rewards.items()}
+        ignored = self.memory.stats().writes_ignored
+        ids = np.array([self.oracle.id_of(number) for number in chosen])
+        self.memory.write(ids, rew=np.array(list(chosen.values())))
+        gone = [number for number in chosen if not self.oracle.is_held(number)]
+        assert self.memory.stats().writes_ignored == ignored + len(gone)
+        for number, reward in chosen.items():
+            row = self.oracle.rows[number]
+            values = (*row.sample[:2], reward, *row.sample[3:])
+            row.sample = Sample(values, row.sample.stamp) if isinstance(row.sample, Sample) else values
+
     @precondition(lambda self: hasattr(self, "memory"))
     @rule(n=st.integers(1, 5))
     def draw(self, n: int) -> None:
         for _ in range(n if self.ids() else 0):
-            assert set(self.memory.sample().ids.tolist()) <= set(self.ids())
+            assert set(self.drawn()) <= set(self.ids())
+
+    def drawn(self) -> list[int]:
+        """Ids of a batch, after a look at whether its transitions are what they are to be."""
+        batch = self.memory.sample()
+        ids = batch.ids.tolist()
+        same = self.memory.take([self.ids().index(row) for row in ids])
+        assert all(
+            one.numpy().tobytes() == other.numpy().tobytes()
+            for one, other in zip(*map(optree.tree_leaves, (tuple(batch), tuple(same))), strict=True)
+        )
+        return ids
 
 
 PLAIN = Stamp("", 0, 0, 0, 0)
@@ -75,29 +109,34 @@ class WithoutReplacementMachine(SamplerMachine):
                 self.memory.sample()
             return
         for _ in range(n):
-            ids = self.memory.sample().ids.tolist()
+            ids = self.drawn()
             assert len(set(ids)) == self.memory.batch_size
             assert set(ids) <= set(self.ids())
 
 
 class EpochMachine(SamplerMachine):
-    """In each pass, no transition comes twice, and none that is there all the time is left out."""
+    """In each pass, no transition comes twice, and none that is there all the time is left out.
+
+    What has to wait when a pass begins may come in it, or not.
+    """
 
     make_sampler = staticmethod(lambda: Epoch(seed=5))
 
-    @rule(n=st.integers(1, 40))
+    @rule(n=st.integers(1, 12))
     def draw(self, n: int) -> None:
         if not self.ids():
             return
         self.memory.batch_size = 1
         for _ in range(n):
-            (row,) = self.memory.sample().ids.tolist()
+            (row,) = self.drawn()
             assert row in self.ids()
             epoch = self.memory.sampler.epoch
             if epoch != getattr(self, "epoch", None):
                 assert getattr(self, "awaited", set()) & set(self.ids()) <= getattr(self, "seen", set())
                 self.epoch, self.seen, self.awaited = epoch, set[int](), set(self.ids())
-            assert row in self.awaited - self.seen
+                self.first, self.stop = self.oracle.oldest, len(self.oracle.rows)
+            assert self.first <= row < self.stop
+            assert row not in self.seen
             self.seen.add(row)
 
 
@@ -107,22 +146,59 @@ class MixtureMachine(SamplerMachine):
     make_sampler = staticmethod(
         lambda: Mixture({"demo": 0.5, "online": 0.5}, {"online": Recent(3)}, empty="others")
     )
+    SOURCES = ("demo", "online")
 
     @invariant()
     def each_source_has_its_transitions(self) -> None:
         if hasattr(self, "memory"):
             store = self.memory._store
-            for source, index in zip(("demo", "online"), self.memory.sampler._indices, strict=True):
+            for source, index in zip(self.SOURCES, self.memory.sampler._indices, strict=True):
                 pairs = index.pairs(np.arange(len(index)))
                 assert store.drawn(pairs).ids().tolist() == self.ids(source)
 
     @rule(n=st.integers(1, 5))
     def draw(self, n: int) -> None:
         for _ in range(n if self.ids() else 0):
-            ids = self.memory.sample().ids.tolist()
+            ids = self.drawn()
             assert len(ids) == 4
             n_demo = len(set(self.ids("demo"))) and (2 if self.ids("online") else 4)
             assert sum(row in self.ids("demo") for row in ids) == n_demo
+
+
+class KeptMachine(MixtureMachine):
+    """Demonstrations in a ring of their own."""
+
+    keep: dict[str, int] = {"demo": 7}  # noqa: RUF012 - one for each class
+
+    @classmethod
+    def make_sampler(cls) -> Sampler:
+        return Mixture({"online": 0.5, "demo": 0.5}, {"demo": Prioritized()}, empty="others", keep=cls.keep)
+
+    SOURCES = ("online", "demo")
+
+    def make_oracle(self, memory_size: int) -> Oracle:
+        return RingsOracle(memory_size + sum(self.keep.values()), self.keep)
+
+    def make_memory(self, memory_size: int, **kwargs: Any) -> ReplayMemory:
+        return super().make_memory(memory_size=memory_size + sum(self.keep.values()), **kwargs)
+
+    @rule(memory_size=st.integers(1, 50))
+    def resize(self, memory_size: int) -> None:
+        super().resize(memory_size + sum(self.keep.values()))
+
+    @invariant()
+    def no_row_is_counted_twice(self) -> None:
+        if hasattr(self, "memory"):
+            stats = self.memory.stats()
+            assert stats.appended == len(self.oracle.rows)
+            assert stats.rows == stats.appended - stats.evicted == len(self.oracle.held())
+            assert len(self.memory) <= self.memory.memory_size == self.oracle.memory_size
+
+
+class AllKeptMachine(KeptMachine):
+    """Every source in a ring of its own; what has no stamp is online."""
+
+    keep: dict[str, int] = {"online": 20, "demo": 5}  # noqa: RUF012
 
 
 class PrioritizedMachine(SamplerMachine):
@@ -136,29 +212,25 @@ class PrioritizedMachine(SamplerMachine):
         super().append(samples, continues)
         if not hasattr(self, "priorities"):
             self.priorities = dict.fromkeys(self.ids(), 1.0)
-            self.previous = {row: self.oracle.rows[row].follows for row in self.ids()}
 
     def watch(self) -> None:
-        """A chunk evicts, then the rows that it brings get the largest priority left."""
+        """A chunk evicts, then what can be drawn from now on gets the largest priority left."""
         store = self.memory._store
         if "append" in vars(store):
             return
         append = store.append
 
         def watched(chunk: Any) -> None:
-            first = store.ring.next
             append(chunk)
-            self.forget(store.ring.oldest)
+            there = store.draw(np.arange(len(store.anchors))).ids().tolist()
+            self.forget(there)
             largest = max(self.priorities.values(), default=1.0)
-            for row in range(max(first, store.ring.oldest), store.ring.next):
-                back = int(store.ring.back[row % store.ring.n_rows])
-                if back > 0 and row - back >= store.ring.oldest:
-                    self.priorities[row], self.previous[row] = largest, row - back
+            self.priorities = dict.fromkeys(there, largest) | self.priorities
 
         store.append = watched
 
-    def forget(self, oldest: int) -> None:
-        self.priorities = {row: p for row, p in self.priorities.items() if self.previous[row] >= oldest}
+    def forget(self, there: list[int]) -> None:
+        self.priorities = {row: p for row, p in self.priorities.items() if row in there}
 
     @rule(updates=st.lists(st.tuples(st.integers(0, 10**6), st.floats(-10, 10)), min_size=1, max_size=12))
     def update(self, updates: list[tuple[int, float]]) -> None:
@@ -179,7 +251,7 @@ class PrioritizedMachine(SamplerMachine):
     def resize(self, memory_size: int) -> None:
         self.memory.memory_size = memory_size
         self.oracle.resize(memory_size)
-        self.forget(self.oracle.oldest)
+        self.forget(self.ids())
 
     @invariant()
     def every_priority_is_the_same(self) -> None:
@@ -198,24 +270,73 @@ class EmphasizeRecentMachine(SamplerMachine):
     make_sampler = staticmethod(lambda: EmphasizeRecent(updates_per_cycle=3, c_min=2))
 
 
-MACHINES = (
+class FixedWindowMachine(WindowMachine):
+    """One window, whatever the samples look like."""
+
+    @initialize(make=makers(), memory_size=st.integers(1, 50), contiguous=st.booleans())
+    def start(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, make: SampleMaker, memory_size: int, contiguous: bool
+    ) -> None:
+        MemoryMachine.start(self, make, memory_size, contiguous)
+
+    @invariant()
+    def every_transition_is_the_same(self) -> None:
+        if hasattr(self, "memory"):
+            assert_windows_are_the_same(self)
+
+
+class FixedHistoryMachine(HistoryMachine):
+    """Any history with one window."""
+
+    @initialize(shape=shapes, memory_size=st.integers(1, 50), contiguous=st.booleans())
+    def start(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, shape: Shape, memory_size: int, contiguous: bool
+    ) -> None:
+        HistoryMachine.start(self, shape, memory_size, contiguous, self.window, True)
+
+
+SAMPLERS = (
+    SamplerMachine,
     WithoutReplacementMachine,
     PrioritizedMachine,
     RecentMachine,
     EmphasizeRecentMachine,
     EpochMachine,
     MixtureMachine,
+    KeptMachine,
+    AllKeptMachine,
 )
+
+WINDOWS: dict[str, tuple[type[MemoryMachine], Any]] = {
+    "Transition": (FixedWindowMachine, Transition()),
+    "NStep": (FixedWindowMachine, NStep(3, 0.5)),
+    "NStep with wait": (FixedWindowMachine, NStep(3, 0.5, FrameStack(2), wait=True)),
+    "Sequence": (FixedWindowMachine, Sequence(4, 1, stride=2)),
+    "FrameStack": (FixedWindowMachine, FrameStack(3)),
+    "History": (FixedHistoryMachine, Transition()),
+    "History, NStep with wait": (FixedHistoryMachine, NStep(2, 0.5, wait=True)),
+}
+
+
+def pair(sampler: type[MemoryMachine], window: str) -> type[MemoryMachine]:
+    machine, made = WINDOWS[window]
+    return type(f"{sampler.__name__}, {window}", (sampler, machine), {"window": made})
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_sampler_agrees_with_the_oracle_over_600_operations(machine: type[MemoryMachine]) -> None:
-    run(max_examples=24, steps=25, machine=machine)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_agrees_with_the_oracle_on_every_window(
+    sampler: type[MemoryMachine], window: str
+) -> None:
+    run(max_examples=8, steps=12, machine=pair(sampler, window))
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_sampler_agrees_with_the_oracle_over_50_000_operations(machine: type[MemoryMachine]) -> None:
-    run(max_examples=1_000, steps=50, machine=machine)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_agrees_with_the_oracle_on_every_window_over_10_000_operations(
+    sampler: type[MemoryMachine], window: str
+) -> None:
+    run(max_examples=200, steps=50, machine=pair(sampler, window))

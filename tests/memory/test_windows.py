@@ -11,24 +11,27 @@ from hypothesis.stateful import initialize, invariant
 from machines import MemoryMachine, StoredMachine, run
 from nests import SampleMaker, is_identical, makers
 from oracle import Oracle
-from tmrl.memory import FrameStack, NStep, ReplayMemory, Sequence
+from tmrl.memory import FrameStack, NStep, ReplayMemory, Sequence, Transition
 from tmrl.memory.windows import Window
 
 WINDOWS = st.one_of(
     st.builds(FrameStack, st.integers(1, 5)),
     st.builds(NStep, st.integers(1, 10), st.sampled_from([0.0, 0.5, 0.99, 1.0])),
-    st.builds(NStep, st.integers(1, 4), st.just(0.9), st.builds(FrameStack, st.integers(1, 4))),
+    st.builds(
+        NStep, st.integers(1, 4), st.just(0.9), st.builds(FrameStack, st.integers(1, 4)), st.booleans()
+    ),
+    st.builds(NStep, st.integers(1, 10), st.just(0.5), st.none(), st.just(True)),
     st.builds(
         lambda n, burn, stride: Sequence(n, min(burn, n - 1), stride), *map(st.integers, (1, 0, 1), (8, 3, 4))
     ),
 )
 
 
-def expected_windows(oracle: Oracle, window: Window) -> list[tuple[Any, dict[str, Any]]]:
+def expected_windows(machine: Any) -> list[tuple[Any, dict[str, Any]]]:
     """The six parts of each window, and what comes beside, made by plain loops."""
-    layout = window.layout
+    window = machine.window
     makes = {NStep: n_step, Sequence: sequence}.get(type(window), one_step)
-    return [makes(oracle, window, number) for number in oracle.anchors(layout.behind, window.stride)]
+    return [makes(machine.oracle, window, number) for number in machine.numbers()]
 
 
 def observed(oracle: Oracle, window: Window, number: int) -> Any:
@@ -82,7 +85,7 @@ def sequence(oracle: Oracle, window: Any, number: int) -> tuple[Any, dict[str, A
 
 
 def assert_windows_are_the_same(machine: Any) -> None:
-    expected = expected_windows(machine.oracle, machine.window)
+    expected = expected_windows(machine)
     assert len(machine.memory) == len(expected)
     if not expected:
         return
@@ -92,7 +95,10 @@ def assert_windows_are_the_same(machine: Any) -> None:
         assert machine.is_same(six, found)
         for name, value in beside.items():
             assert is_identical(value, getattr(batch, name)[i].numpy())
-    assert machine.is_same(expected[-1][0], machine.memory.get_transition(-1)[:6])
+    one = list(machine.memory.get_transition(-1)[:6])
+    if type(machine.window) is Transition:
+        one[4:] = map(np.float32, one[4:])
+    assert machine.is_same(expected[-1][0], tuple(one))
 
 
 class WindowMachine(MemoryMachine):
@@ -105,6 +111,9 @@ class WindowMachine(MemoryMachine):
 
     def make_memory(self, **kwargs: Any) -> ReplayMemory:
         return super().make_memory(window=self.window, **kwargs)
+
+    def numbers(self) -> list[int]:
+        return self.oracle.anchors(self.window.layout.behind, self.window.stride, self.window.waits)
 
     @invariant()
     def every_transition_is_the_same(self) -> None:

@@ -18,7 +18,7 @@ from tmrl.datasets.damage import damage_of_segments
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.priorities import damage_of_priorities
-from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, segments_of
+from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, rings_in, segments_of
 from tmrl.errors import DatasetError
 from tmrl.rows import NOBODY, Rows, join_rows, take_rows
 from tmrl.schema import Nest, Schema
@@ -140,36 +140,34 @@ class SavedMemory(LinkedRows):
         try:
             schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
             origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
-            self._segments = segments_of(folder, body)
-            links = [np.empty(0, LINK), *(read_links(folder, segment) for segment in self._segments)]
-            first = self._segments[0].first if self._segments else 0
-            self._skipped = max(0, body["oldest"] - first)
+            rings = [(segments_of(folder, ring), int(ring["oldest"])) for ring in rings_in(body)]
+            parts = [(segment, max(0, oldest - segment.first)) for ring, oldest in rings for segment in ring]
+            links = [np.empty(0, LINK), *(read_links(folder, part)[skipped:] for part, skipped in parts)]
+            self._segments, self._skipped = [part for part, _ in parts], [skipped for _, skipped in parts]
+            oldest = max(rings[0][1], parts[0][0].first) if parts else 0
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DatasetError):
                 raise
             raise DatasetError(f"{folder / MANIFEST} must be what save writes, but: {error!r}") from error
-        back, origin = (
-            np.concatenate([part[name] for part in links])[self._skipped :] for name in ("back", "origin")
-        )
-        self._starts = [segment.first - first for segment in self._segments]
+        back, origin = (np.concatenate([part[name] for part in links]) for name in ("back", "origin"))
+        self._starts = np.cumsum([0, *map(len, links[1:])]).tolist()
         self._opened = lru_cache(MAX_OPEN_SEGMENTS)(self._read_rows)
-        oldest = first + self._skipped
         super().__init__(schema, About("snapshot"), back, origin, origins, self._copy, oldest)
 
     def damage(self) -> Iterator[str]:
         """Reads every checksum, and names the first bad row of each damaged file by its id."""
         segments = map(asdict, self._segments)
         yield from damage_of_segments(self._folder, segments, self.schema.row_dtype, LINK)
-        yield from damage_of_priorities(self._folder, self._body)
+        for ring in rings_in(self._body):
+            yield from damage_of_priorities(self._folder, ring)
 
     def _read_rows(self, place: int) -> Rows:
         return read_rows(self._folder, self._segments[place], self.schema.row_dtype)
 
     def _copy(self, places: NDArray[np.int64]) -> Rows:
-        places = places + self._skipped
-        cuts = np.searchsorted(places, [*self._starts, np.iinfo(np.int64).max])
+        cuts = np.searchsorted(places, self._starts)
         parts = [
-            take_rows(self._opened(place), places[first:stop] - self._starts[place])
+            take_rows(self._opened(place), places[first:stop] - self._starts[place] + self._skipped[place])
             for place, (first, stop) in enumerate(pairwise(cuts))
             if first < stop
         ]

@@ -90,6 +90,16 @@ def memory_in(document: dict[str, Any]) -> dict[str, Any]:
     return memory  # pyright: ignore[reportUnknownVariableType]
 
 
+def ring_in(body: dict[str, Any], source: str) -> dict[str, Any]:
+    """What a memory's part of a manifest says of the ring of a kept source; `""` for that of all others."""
+    return body.get("kept", {}).get(source, {}) if source else body
+
+
+def rings_in(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a memory's part of a manifest says of each ring."""
+    return [body, *body.get("kept", {}).values()]
+
+
 def segment_of(fields: dict[str, Any]) -> Segment:
     """A segment, as a manifest has it."""
     return Segment(**fields)

@@ -7,13 +7,16 @@ window needs is evicted. Where streams interleave, the one that dies may not be 
 
     the i-th oldest anchor alive = order[head + i + shift],   len = tail - head - number of holes
 
-where `shift` is one `searchsorted` over the holes. Draw, rank and length are exact, without rejection.
+where `shift` is one `searchsorted` over the holes. Draw, rank and length are exact, without rejection. An
+anchor that has to wait (see `waiting.py`) is a hole too, one that is filled when the wait is over; so the
+order is that of arrival, whatever waited.
 
 `fwd` is the distance from a row to the next row of its episode, 0 while nothing follows; `number` the number
 of an anchor, modulo 2**32. All of it can be rebuilt from `back`.
 """
 
 from bisect import insort
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +32,10 @@ INDEX_BYTES = 16
 
 
 class Follower(Protocol):
-    """Who is told which transitions come and go, by the slots of their anchors, oldest first."""
+    """Who is told which transitions come and go, by the slots of their anchors, oldest first.
+
+    What had to wait is added after newer ones.
+    """
 
     def added(self, slots: NDArray[Any]) -> None:
         """These can be drawn from now on."""
@@ -71,11 +77,17 @@ class Anchors:
         self.head = 0
         self.tail = 0
         self.holes: list[int] = []
+        self._waiting: set[int] = set()
         self._pairs = self.order.view(np.int64).reshape(n_rows)
         self._shifted_holes = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return self.tail - self.head - len(self.holes)
+
+    @property
+    def n_waiting(self) -> int:
+        """Transitions that cannot be drawn yet."""
+        return len(self._waiting)
 
     @property
     def n_bytes(self) -> int:
@@ -103,21 +115,28 @@ class Anchors:
     def are_anchors(self, slots: NDArray[Any]) -> NDArray[np.bool_]:
         """In which of these slots there is the anchor of a transition that can be drawn."""
         numbers = self._numbers_at(slots)
-        is_anchor = (numbers < self.tail) & (self.order[numbers % self.n_rows, 1] == slots)
+        is_anchor = self._is_there(numbers, slots)
         return is_anchor & ~np.isin(numbers, self.holes) if self.holes else is_anchor
+
+    def _is_there(self, numbers: NDArray[np.int64], slots: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether these are numbers of anchors in these slots, those that are holes included."""
+        return (numbers < self.tail) & (self.order[numbers % self.n_rows, 1] == slots)
 
     def _numbers_at(self, slots: NDArray[Any]) -> NDArray[np.int64]:
         """Numbers of the anchors in these slots; where there is none, any number from the head on."""
         ages = self.number[slots] - np.uint32(self.head & 0xFFFFFFFF)
         return ages.astype(np.int64) + self.head
 
-    def extend(self, first_id: int, back: NDArray[np.int32], oldest: int) -> None:
+    def extend(
+        self, first_id: int, back: NDArray[np.int32], oldest: int, waiting: Collection[int] = ()
+    ) -> None:
         """Adds the transitions that rows `first_id, first_id + 1, ...` complete.
 
         Args:
             first_id: Id of the first row.
             back: Links of the rows.
             oldest: Oldest row in the ring; nothing reaches behind it.
+            waiting: Ids of rows; those of them that are anchors cannot be drawn until `release`.
         """
         n_rows = self.n_rows
         self.oldest, self.next = oldest, first_id + len(back)
@@ -141,8 +160,25 @@ class Anchors:
         self.order[places, 0] = previous_slots
         self.order[places, 1] = slots
         self.tail += len(anchors)
-        if self.follower is not None and len(anchors):
+        if waiting:
+            waits = np.isin(anchors, list(waiting))
+            self._waiting.update(numbers[waits].tolist())
+            self._set_holes([*self.holes, *numbers[waits].tolist()])
+            slots = slots[~waits]
+        if self.follower is not None and len(slots):
             self.follower.added(slots)
+
+    def release(self, row_ids: Collection[int]) -> None:
+        """Those of these rows, all in the ring, that are anchors and wait can be drawn from now on."""
+        slots = np.array(sorted(row_ids), np.int64) % self.n_rows
+        numbers = self._numbers_at(slots)
+        waits = np.isin(numbers, list(self._waiting)) & self._is_there(numbers, slots)
+        if not waits.any():
+            return
+        self._waiting.difference_update(numbers[waits].tolist())
+        self._set_holes(np.setdiff1d(self.holes, numbers[waits]).tolist())
+        if self.follower is not None:
+            self.follower.added(slots[waits])
 
     def extend_one(self, row_id: int, back: int, oldest: int) -> None:
         """`extend` for one row."""
@@ -202,6 +238,9 @@ class Anchors:
         ahead = int(self.fwd[row_id % self.n_rows])
         if not ahead:
             return
+        if self._waiting:
+            self._remove(np.array([(row_id + ahead) % self.n_rows]))
+            return
         if self.follower is not None:
             self.follower.removed(np.array([(row_id + ahead) % self.n_rows]))
         number = self.head + ((int(self.number[(row_id + ahead) % self.n_rows]) - self.head) & 0xFFFFFFFF)
@@ -213,19 +252,36 @@ class Anchors:
 
     def _remove(self, slots: NDArray[np.int64]) -> None:
         """Removes anchors alive until now, by their slots."""
+        if self._waiting:
+            slots = self._without_waiting(slots)
+        if not len(slots):
+            self._close_up()
+            return
         numbers = np.sort(self._numbers_at(slots))
         if self.follower is not None:
             self.follower.removed(slots)
         if not self.holes and numbers[0] == self.head and numbers[-1] == self.head + len(numbers) - 1:
             self.head += len(numbers)
             return
-        self.holes = sorted([*self.holes, *numbers.tolist()])
+        self._set_holes(sorted([*self.holes, *numbers.tolist()]))
+
+    def _without_waiting(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Makes holes for good of those that waited, and returns the others."""
+        numbers = self._numbers_at(slots)
+        waits = np.isin(numbers, list(self._waiting))
+        self._waiting.difference_update(numbers[waits].tolist())
+        return slots[~waits]
+
+    def _set_holes(self, holes: list[int]) -> None:
+        self.holes = holes
         self._close_up()
 
     def _close_up(self) -> None:
-        """Moves the head past the holes that begin there."""
+        """Moves the head past the holes that begin there, but not past what only waits."""
         passed = 0
         while passed < len(self.holes) and self.holes[passed] == self.head + passed:
+            if self.holes[passed] in self._waiting:
+                break
             passed += 1
         self.head += passed
         del self.holes[:passed]

@@ -14,10 +14,14 @@ from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.rebuilding import rebuilt
+from tmrl.memory.rings import DrawnOfRings, Rings
 from tmrl.memory.stats import Tally
 from tmrl.memory.store import Drawn, Store
 from tmrl.memory.windows import Transition, Window
 from tmrl.transition import Batch
+
+AnyStore = Store | Rings
+AnyDrawn = Drawn | DrawnOfRings
 
 
 class Batches:
@@ -47,14 +51,14 @@ class Batches:
 
     def make(
         self,
-        store: Store,
+        store: AnyStore,
         pairs: Pairs,
         weights: NDArray[np.float32] | None,
         device: Any,
         contiguous: bool,
         is_checked: bool,
         documented: tuple[Any, ...] | None = None,
-    ) -> tuple[Batch, Drawn]:
+    ) -> tuple[Batch, AnyDrawn]:
         """A batch of these transitions, and which rows it was made of.
 
         Where the `documented` six parts were made one by one, they take the place of those cut here.
@@ -65,20 +69,20 @@ class Batches:
         drawn, hand_out = store.drawn(pairs), self._hand_out
         if hand_out is None or not hand_out.fits(len(pairs), device, contiguous):
             self._hand_out = hand_out = HandOut(store.schema, self.window, len(pairs), device, contiguous)
-        block, slots = hand_out.pool.take(), store.expand(drawn)
+        block, slots = hand_out.pool.take(), store.expand(drawn.pairs)
         self._fill(store, drawn, block, slots, is_checked and documented is None)
-        six, info, beside = hand_out.six(block, slots, store.ring.back)
+        six, info, beside = hand_out.six(block, slots, store.table.back)
         weighed = None if weights is None else torch.from_numpy(weights).to(device)
         return Batch(six if documented is None else documented, drawn, info, weighed, beside), drawn
 
-    def one(self, store: Store, drawn: Drawn, is_checked: bool) -> tuple[Any, ...]:
+    def one(self, store: AnyStore, drawn: AnyDrawn, is_checked: bool) -> tuple[Any, ...]:
         """The documented seven values of one transition, as copies.
 
         Raises:
             IntegrityError: As in `make`; that of a single transition is left to whoever asks.
         """
         if self._is_single:
-            previous, anchor = (store.ring.rows[slot].copy() for slot in drawn.pairs[0])
+            previous, anchor = (store.table.rows[slot].copy() for slot in drawn.pairs[0])
             plain = one_transition(store.schema, previous, anchor, self._worker(store, drawn, 0))
             if self._is_whole:
                 return plain
@@ -86,24 +90,24 @@ class Batches:
             return (prev_obs, *plain[1:3], new_obs, *plain[4:])
         return self._window_of(store, drawn, is_checked)
 
-    def _window_of(self, store: Store, drawn: Drawn, is_checked: bool) -> tuple[Any, ...]:
-        block, slots = Block(store.schema, self.window, 1), store.expand(drawn)
+    def _window_of(self, store: AnyStore, drawn: AnyDrawn, is_checked: bool) -> tuple[Any, ...]:
+        block, slots = Block(store.schema, self.window, 1), store.expand(drawn.pairs)
         self._fill(store, drawn, block, slots, is_checked)
-        return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.ring.back)
+        return HandOut(store.schema, self.window, 1, "cpu", False).one(block, slots, store.table.back)
 
     def _fill(
-        self, store: Store, drawn: Drawn, block: Block, slots: NDArray[np.int32], is_checked: bool
+        self, store: AnyStore, drawn: AnyDrawn, block: Block, slots: NDArray[np.int32], is_checked: bool
     ) -> None:
-        block.fill(store.ring, slots.reshape(-1))
+        block.fill(store.table, slots.reshape(-1))
         if not is_checked:
             return
         if self._checker is None:
             self._checker = BatchChecker(store.schema, self.window)
-        n_equal, found = self._checker.check(block, slots, store.ring.back)
+        n_equal, found = self._checker.check(block, slots, store.table.back, store.ring_sizes(slots))
         if found is not None:
             worker = self._worker(store, drawn, found.window)
             raise IntegrityError(mismatch(found.names, worker, found.episode, found.step))
         self.crc_checked += n_equal
 
-    def _worker(self, store: Store, drawn: Drawn, window: int) -> str:
-        return self._tally.worker(int(store.ring.origin[drawn.pairs[window, 1]]))
+    def _worker(self, store: AnyStore, drawn: AnyDrawn, window: int) -> str:
+        return self._tally.worker(int(store.table.origin[drawn.pairs[window, 1]]))

@@ -58,21 +58,26 @@ class BatchChecker:
         self._flags = (leaf_crc(np.float32(0)), leaf_crc(np.float32(1)))
 
     def check(
-        self, block: Block, slots: NDArray[np.int32], back: NDArray[np.int32]
+        self,
+        block: Block,
+        slots: NDArray[np.int32],
+        back: NDArray[np.int32],
+        n_rows: int | NDArray[np.int64],
     ) -> tuple[int, Mismatch | None]:
         """Compares every transition in the windows of a block.
 
         Args:
             block: A filled one.
             slots: `(batch_size, L)` where its rows came from.
-            back: Links of the ring, by slot.
+            back: Links, by slot.
+            n_rows: Rows of the ring, or `(batch_size, 1)` of the ring of each window.
 
         Returns:
             How many are equal, and the first one that differs.
         """
         view = memoryview(block.memory)  # pyright: ignore[reportArgumentType] - the stub lacks the buffer protocol
         links = back[slots[:, 1:]]
-        is_joined = (links > 0) & ((slots[:, 1:] - links - slots[:, :-1]) % len(back) == 0)
+        is_joined = (links > 0) & ((slots[:, 1:] - links - slots[:, :-1]) % n_rows == 0)
         is_joined[:, : self._further] = False  # whose observations cannot be rebuilt from the block
         windows, places = np.nonzero(is_joined)
         if (differing := self._differing(block, is_joined)) is not None:

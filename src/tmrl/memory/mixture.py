@@ -1,4 +1,8 @@
-"""Mixture: so much of a batch from each source, each with a sampler of its own."""
+"""Mixture: so much of a batch from each source, each with a sampler of its own.
+
+A source is an order of its own among the transitions of the ring, or, if it is kept, a ring of its own, see
+`rings.py`. For the one the mixture passes on what comes and goes; the other tells its sampler itself.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,9 +42,13 @@ class Mixture(Sampler):
         samplers: Source label to its sampler; the others are `Uniform()`.
         empty: What becomes of the share of a source without transitions: `"error"` raises an
             `EmptyMemoryError`, `"others"` gives it to the other sources, in proportion to their shares.
+        keep: Source label to the transitions that are kept of it in a ring of its own: part of the
+            `memory_size` that only newer data of the same source evicts, and that holds nothing else. An
+            episode that changes from such a source to another, or back, is cut there.
 
     Raises:
-        ValueError: There are no shares, or one is negative; a sampler is for a source without a share.
+        ValueError: There are no shares, or one is negative; a sampler or a ring is for a source without a
+            share; a ring is for less than one transition.
     """
 
     follows = True
@@ -50,21 +58,27 @@ class Mixture(Sampler):
         shares: Mapping[str, Share],
         samplers: Mapping[str, Sampler] | None = None,
         empty: Literal["error", "others"] = "error",
+        keep: Mapping[str, int] | None = None,
     ) -> None:
-        samplers = samplers or {}
-        unknown = [source for source in samplers if source not in shares]
-        if not shares or unknown:
-            raise ValueError(
-                f"samplers must be for sources that have a share ({', '.join(shares) or 'none'}), "
-                f"got {', '.join(unknown) or 'no shares at all'}"
-            )
+        samplers, self.keep = samplers or {}, dict(keep or {})
+        for name, given in (("samplers", samplers), ("keep", self.keep)):
+            unknown = [source for source in given if source not in shares]
+            if not shares or unknown:
+                raise ValueError(
+                    f"{name} must be for sources that have a share ({', '.join(shares) or 'none'}), "
+                    f"got {', '.join(unknown) or 'no shares at all'}"
+                )
+        if any(n < 1 for n in self.keep.values()):
+            raise ValueError(f"keep must be at least 1 transition of each source, got {self.keep}")
         if empty not in {"error", "others"}:
             raise ValueError(f'empty must be "error" or "others", got {empty!r}')
         self._shares = dict(shares)
         self._samplers = {source: samplers.get(source) or Uniform() for source in shares}
         self._on_empty = empty
         self._step = 0
-        self._indices: list[SourceIndex] = []
+        self._parts: list[tuple[Sampler, SourceIndex]] = []
+        self._indices: list[Index] = []
+        self._kept: Mapping[str, Index] = {}
         self.has_priorities = any(sampler.has_priorities for sampler in self._samplers.values())
         self.row_bytes = 24 + sum(sampler.row_bytes for sampler in self._samplers.values())
         if not any(callable(share) for share in self._shares.values()):
@@ -81,6 +95,14 @@ class Mixture(Sampler):
         super().begin(rng)
         for sampler, child in zip(self._samplers.values(), rng.spawn(len(self._samplers)), strict=True):
             sampler.begin(child)
+
+    def sampler_of(self, source: str) -> Sampler:
+        """The sampler of a source that has a share."""
+        return self._samplers[source]
+
+    def begin_kept(self, kept: Mapping[str, Index]) -> None:
+        """Is called with the transitions of the sources in `keep`, before `start` with all the others."""
+        self._kept = kept
 
     def draw(self, batch_size: int, index: Index) -> Choice:  # noqa: ARG002
         """See `Sampler`."""
@@ -136,18 +158,23 @@ class Mixture(Sampler):
         number = np.zeros(followed.index.n_rows, np.int64)
         self._sources = sources
         self._indices = [
-            SourceIndex(followed.index, Order(number), sources, place) for place in range(len(self._shares))
+            self._kept[source]
+            if source in self._kept
+            else SourceIndex(followed.index, Order(number), sources, place)
+            for place, source in enumerate(self._shares)
         ]
-        for sampler, index in self._parts():
+        self._parts = [
+            (sampler, index)
+            for sampler, index in zip(self._samplers.values(), self._indices, strict=True)
+            if isinstance(index, SourceIndex)
+        ]
+        for sampler, index in self._parts:
             sampler.start(replace(followed, index=index))
-
-    def _parts(self) -> "zip[tuple[Sampler, SourceIndex]]":
-        return zip(self._samplers.values(), self._indices, strict=True)
 
     def added(self, slots: Slots) -> None:
         """See `Sampler`."""
         for sampler, index, chosen in self._divided(slots):
-            index.order.append(slots[chosen])
+            index.add(slots[chosen])
             if sampler.follows:
                 sampler.added(slots[chosen])
 
@@ -161,7 +188,7 @@ class Mixture(Sampler):
     def _divided(self, slots: Slots) -> "list[tuple[Sampler, SourceIndex, NDArray[np.bool_]]]":
         """The sources that any of the slots are of, and which these are."""
         places = self._sources.places(slots)
-        divided = [(sampler, index, places == index.place) for sampler, index in self._parts()]
+        divided = [(sampler, index, places == index.place) for sampler, index in self._parts]
         return [(sampler, index, chosen) for sampler, index, chosen in divided if chosen.any()]
 
     def update(self, slots: Slots, td_errors: NDArray[np.float64]) -> int:
@@ -172,7 +199,7 @@ class Mixture(Sampler):
 
     def priorities(self, slots: Slots) -> NDArray[np.float64]:
         """See `Sampler`."""
-        return sum((sampler.priorities(slots) for sampler in self._samplers.values()), np.zeros(len(slots)))
+        return sum((sampler.priorities(slots) for sampler, _ in self._parts), np.zeros(len(slots)))
 
     def restore_priorities(self, slots: Slots, priorities: NDArray[np.float64]) -> None:
         """See `Sampler`."""
@@ -223,6 +250,7 @@ class SourceIndex:
         self.place = place
         self._index = index
         self._sources = sources
+        self._newest = 0
 
     @property
     def oldest(self) -> int:
@@ -236,6 +264,27 @@ class SourceIndex:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def add(self, slots: Slots) -> None:
+        """Adds transitions, in the order of their arrival in the ring, also those that had to wait."""
+        first = int(slots[0])
+        if self._age(first) < self._age(self._newest):
+            newer = self.order.cut(len(self.order) - self._count_newer(first))
+            slots = np.concatenate([slots, newer])
+            slots = slots[np.argsort(self._age(slots))]
+        self.order.append(slots)
+        self._newest = int(slots[-1])
+
+    def _age(self, slots: Any) -> Any:
+        """Where in the order of arrival the rows in slots are, the oldest row of the ring being 0."""
+        return (slots - self._index.oldest) % self.n_rows
+
+    def _count_newer(self, slot: int) -> int:
+        """How many to cut off so that the rest is older than the one in a slot."""
+        n, n_newer, age = len(self.order), 0, self._age(slot)
+        while n_newer < n and self._age(self.order.slots(np.array([n - 1 - n_newer])))[0] > age:
+            n_newer = min(n, 2 * n_newer + 1)
+        return n_newer
 
     def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
         """See `Index`."""

@@ -37,6 +37,15 @@ class Order:
             numbers += np.searchsorted(self._shifted_holes, ranks, side="right")
         return self._slots[numbers % len(self._slots)]
 
+    def cut(self, rank: int) -> NDArray[np.int32]:
+        """Removes the slots from this rank on, and returns them."""
+        slots = self.slots(np.arange(rank, len(self)))
+        if len(slots):
+            self._tail = int(self._number[slots[0]])
+            kept = len(self._holes[self._holes < self._tail])
+            self._holes, self._shifted_holes = self._holes[:kept], self._shifted_holes[:kept]
+        return slots
+
     def append(self, slots: NDArray[Any]) -> None:
         """Adds slots, none of which is in it."""
         stop = self._tail + len(slots)

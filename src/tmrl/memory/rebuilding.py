@@ -40,6 +40,11 @@ class Rebuilt(Window):
         return self.window.stride
 
     @property
+    def waits(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the window."""
+        return self.window.waits
+
+    @property
     def layout(self) -> Layout:
         """The window's, with more rows behind."""
         inner, further = self.window.layout, self.history.behind

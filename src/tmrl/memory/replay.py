@@ -20,22 +20,22 @@ from tmrl.datasets.files import read_manifest
 from tmrl.datasets.opening import open_dataset
 from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.segments import memory_in
-from tmrl.errors import EmptyMemoryError
 from tmrl.history import History
 from tmrl.memory.anchors import Pairs
 from tmrl.memory.base import SamplePreprocessor
-from tmrl.memory.batches import Batches
+from tmrl.memory.batches import AnyDrawn, Batches
 from tmrl.memory.intake import Intake
 from tmrl.memory.prefetch import prefetcher_of
 from tmrl.memory.prioritized import checked_updates
 from tmrl.memory.rebuilding import made_of, rebuilt
+from tmrl.memory.rings import Rings, check_in_ram
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Choice, Sampler, Uniform
 from tmrl.memory.size import checked_size
 from tmrl.memory.state import MemoryState, Owner
 from tmrl.memory.stats import MemoryStats
 from tmrl.memory.storage import Storage
-from tmrl.memory.store import Drawn, Store
+from tmrl.memory.store import Store
 from tmrl.memory.summary import summary
 from tmrl.memory.torch_memory import TorchMemory
 from tmrl.memory.windows import Transition, Window, window_to_json
@@ -122,6 +122,7 @@ class ReplayMemory(TorchMemory):
         if flush_interval_s is not None and not flush_interval_s > 0:
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
         self.sampler = sampler or Uniform()
+        check_in_ram(storage_path, self.sampler.keep)
         self.sampler.begin(np.random.default_rng(seed))
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
@@ -136,7 +137,7 @@ class ReplayMemory(TorchMemory):
         )
         self._lock = self._state.lock
         self._batches = Batches(self.window, history, self._state.tally)
-        self._drawn: Drawn | None = None
+        self._drawn: AnyDrawn | None = None
         self._draws = self._ignored_updates = 0
         self._flushes: Repeat | None = None
         self._prefetcher = prefetcher_of(self, self._state, lambda: self._batch(*self._choose()), prefetch)
@@ -144,7 +145,8 @@ class ReplayMemory(TorchMemory):
         self.contiguous = contiguous
         try:
             # The documented constructor knows numbers only; what was given is set behind it.
-            super().__init__(device, nb_steps, sample_preprocessor, 1, batch_size, "", crc_debug)
+            least = 1 + sum(self.sampler.keep.values())
+            super().__init__(device, nb_steps, sample_preprocessor, least, batch_size, "", crc_debug)
             self.memory_size = memory_size
             self._state.recover()
             if str(dataset_path):
@@ -225,7 +227,7 @@ class ReplayMemory(TorchMemory):
         return 0 if store is None else len(store.anchors)
 
     @property
-    def _store(self) -> Store | None:
+    def _store(self) -> Store | Rings | None:
         return self._state.store
 
     def sample(self) -> Any:
@@ -312,13 +314,7 @@ class ReplayMemory(TorchMemory):
             return self._batches.one(store, store.draw(np.array([rank], np.int64)), self.crc_debug)
 
     def _choose(self) -> Choice:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if len(self) == 0:
-            raise EmptyMemoryError(
-                f"cannot draw {self.batch_size} transitions: the memory holds 0; append a Buffer first"
-            )
-        return self.sampler.draw(self.batch_size, self._state.opened().anchors)
+        return self.sampler.draw(self.batch_size, self._state.drawable(self.batch_size))
 
     def __getitem__(self, item: int) -> Any:
         """Returns transition `item` as `Memory.__getitem__` does, or what the `window` makes of it."""
@@ -333,7 +329,7 @@ class ReplayMemory(TorchMemory):
             raise IndexError(f"transition {rank} is out of range: the memory holds {n}")
         return rank % n
 
-    def _batch(self, pairs: Pairs, weights: NDArray[np.float32] | None = None) -> tuple[Batch, Drawn]:
+    def _batch(self, pairs: Pairs, weights: NDArray[np.float32] | None = None) -> tuple[Batch, AnyDrawn]:
         store = self._state.opened()
         documented = None
         if self.sample_preprocessor is not None:
@@ -411,8 +407,8 @@ class ReplayMemory(TorchMemory):
             self._state.load(
                 body,
                 checksum,
-                lambda row_dtype, put: read_rows(folder, body, row_dtype, put),
-                read_priorities(folder, body, self.sampler.kind),
+                lambda ring, row_dtype, put: read_rows(folder, body | ring, row_dtype, put),
+                lambda ring, kind: read_priorities(folder, ring, kind),
             )
 
     def flush(self) -> None:

@@ -8,8 +8,9 @@ it has priorities, one number beside each row.
 
 from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
@@ -28,8 +29,10 @@ Slots = NDArray[Any]
 class Index(Protocol):
     """The transitions to choose from: all of a memory, or those of one source."""
 
-    n_rows: int
-    """Rows of the ring; row `i` is in slot `i % n_rows`."""
+    @property
+    def n_rows(self) -> int:
+        """Rows of the ring; row `i` is in slot `i % n_rows`."""
+        ...
 
     @property
     def oldest(self) -> int:
@@ -131,6 +134,8 @@ class Sampler(ABC):
     """Whether `update` and the other methods about priorities do something."""
     row_bytes: int = 0
     """Bytes kept for each row of the ring."""
+    keep: Mapping[str, int] = MappingProxyType({})
+    """Source label to transitions, for sources that have a ring of their own, see `rings.py`."""
     numbers: RandomNumbers
     """Where randomness comes from."""
 

@@ -10,8 +10,8 @@ is written anew. `tmrl.datasets.files` says what makes this safe.
 """
 
 import secrets
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tmrl.datasets.files import (
     write_array,
 )
 from tmrl.datasets.priorities import new_name, write_priorities
-from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, segment_of
+from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, ring_in, segment_of
 from tmrl.rows import COLUMNS, Columns, Rows
 
 SEGMENTS_WHEN_FULL = 32
@@ -43,31 +43,45 @@ def segment_rows(n_rows: int) -> int:
     return -(-n_rows // SEGMENTS_WHEN_FULL)
 
 
+@dataclass(frozen=True, slots=True)
+class RingToSave:
+    """What a snapshot is to hold of one ring."""
+
+    ids: range
+    """The rows."""
+    n_rows: int
+    """How many there are when it is full."""
+    copy_rows: CopyRows
+    """Where they come from, oldest first."""
+    late: NDArray[np.int64]
+    """Ids of rows that were changed since the last snapshot: their segments are written anew."""
+    priorities: tuple[str, NDArray[np.float64]] | None
+    """The kind of the sampler, and its number for each of the rows; None if it has none."""
+
+
+NOTHING = RingToSave(
+    range(0), 1, lambda _: (np.empty(0, COLUMNS), np.empty(0, COLUMNS)), np.empty(0, np.int64), None
+)
+"""Of a memory that knows no layout yet."""
+
+
 def write_snapshot(
     folder: Path,
     body: dict[str, Any],
-    ids: range,
-    n_rows: int,
-    copy_rows: CopyRows,
+    rings: Mapping[str, RingToSave],
     known: int | None,
-    late: NDArray[np.int64],
     within: dict[str, Any] | None = None,
-    priorities: tuple[str, NDArray[np.float64]] | None = None,
 ) -> int:
     """Writes a snapshot, or brings the one in `folder` up to date.
 
     Args:
         folder: Made if need be.
         body: What the manifest is to hold beside the segments.
-        ids: The rows.
-        n_rows: Rows of the memory when full.
-        copy_rows: Where they come from, oldest first.
+        rings: The kept source of each ring to what is to be saved of it; `""` for the one of all others.
         known: Checksum of the manifest that this memory wrote or read last. Only if it is the one in the
             folder are its segments used again: somebody else's may have the same ids.
-        late: Ids of rows that were changed since then: their segments are written anew.
         within: A larger document that is to hold the memory, under `memory`; None if there is none. What
             its `files` begin with is kept in the folder beside the segments.
-        priorities: The kind of the sampler, and its number for each of the rows; None if it has none.
 
     Returns:
         The checksum of the new manifest.
@@ -76,36 +90,64 @@ def write_snapshot(
         DatasetError: The folder holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    full = segment_rows(n_rows)
-    kept = [
-        segment if _is_as_saved(segment, late) else _write_segment(folder, _held(segment, ids), copy_rows)
-        for segment in _reusable(folder, known, ids, full)
-    ]
-    first = kept[-1].stop if kept else ids.start
-    new = [
-        _write_segment(folder, range(start, min(start + full, ids.stop)), copy_rows)
-        for start in range(first, ids.stop, full)
-    ]
-    segments = [asdict(segment) for segment in [*kept, *new]]
-    body = body | {"kind": KIND, "segments": segments}
-    names = {*(segment["name"] for segment in segments), *(within or {}).get("files", ())}
-    if priorities is not None:
-        body["priorities"] = write_priorities(folder, new_name(), priorities[0], ids.start, priorities[1])
-        names.add(body["priorities"]["name"])
+    saved = _saved(folder, known)
+    names = set((within or {}).get("files", ()))
+    written: dict[str, dict[str, Any]] = {}
+    for source, ring in rings.items():
+        written[source] = _write_ring(folder, ring, ring_in(saved, source).get("segments", ()), names)
+    body = body | {"kind": KIND} | written.pop("")
+    if written:
+        body["kept"] = written
     checksum = replace_manifest(folder, body if within is None else within | {"memory": body})
     remove_others(folder, names)
     return checksum
 
 
-def _reusable(folder: Path, known: int | None, ids: range, full: int) -> list[Segment]:
-    """Segments of the snapshot in the folder that stay, all but a last one that is not full."""
+def _write_ring(folder: Path, ring: RingToSave, saved: Collection[Any], names: set[str]) -> dict[str, Any]:
+    """Writes what is new of one ring.
+
+    Args:
+        folder: Where.
+        ring: What there is.
+        saved: Its segments in the folder.
+        names: Takes the names of files that stay.
+
+    Returns:
+        What the manifest is to say of the ring.
+    """
+    ids, full = ring.ids, segment_rows(ring.n_rows)
+    kept = [
+        segment
+        if _is_as_saved(segment, ring.late)
+        else _write_segment(folder, _held(segment, ids), ring.copy_rows)
+        for segment in _reusable(saved, ids, full)
+    ]
+    first = kept[-1].stop if kept else ids.start
+    new = [
+        _write_segment(folder, range(start, min(start + full, ids.stop)), ring.copy_rows)
+        for start in range(first, ids.stop, full)
+    ]
+    segments = [asdict(segment) for segment in [*kept, *new]]
+    names.update(segment["name"] for segment in segments)
+    body: dict[str, Any] = {"oldest": ids.start, "n_rows": ring.n_rows, "segments": segments}
+    if ring.priorities is not None:
+        kind, priorities = ring.priorities
+        body["priorities"] = write_priorities(folder, new_name(), kind, ids.start, priorities)
+        names.add(body["priorities"]["name"])
+    return body
+
+
+def _saved(folder: Path, known: int | None) -> dict[str, Any]:
+    """The memory's part of the manifest in the folder, if it is the known one; otherwise nothing."""
     if not (folder / MANIFEST).exists():
         require_ours(folder)
-        return []
+        return {}
     body, checksum = read_manifest(folder)
-    if checksum != known:
-        return []
-    segments = memory_in(body)["segments"]
+    return memory_in(body) if checksum == known else {}
+
+
+def _reusable(segments: Collection[Any], ids: range, full: int) -> list[Segment]:
+    """Segments that stay, all but a last one that is not full."""
     held = [segment for segment in map(segment_of, segments) if segment.stop > ids.start]
     sizes = [segment.stop - segment.first for segment in held]
     if any(size > full for size in sizes):  # of a larger memory

@@ -6,7 +6,7 @@ in (`storage.py`), or as a snapshot beside it (`snapshot.py`). One lock makes ea
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.priorities import read_priorities
 from tmrl.datasets.row_file import LINK, info_in
+from tmrl.datasets.segments import ring_in
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.late import LateValues
-from tmrl.memory.samplers import Sampler, Uniform
+from tmrl.memory.mixture import Mixture
+from tmrl.memory.rings import Rings, check_kept, check_room, kept_in, state_in
+from tmrl.memory.samplers import Index, Sampler, Uniform
 from tmrl.memory.size import checked_size, transitions_within
-from tmrl.memory.snapshot import write_snapshot
+from tmrl.memory.snapshot import NOTHING, RingToSave, write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import SavedPriorities, Store
@@ -79,7 +82,7 @@ class MemoryState:
         self.window = window
         self.storage = storage
         self.tally = Tally()
-        self.store: Store | None = None
+        self.store: Store | Rings | None = None
         self.size: int | str = 1
         self.damaged = 0
         self.writes_ignored = 0
@@ -131,9 +134,9 @@ class MemoryState:
             store = self._store_for(schema, waiting)
             for chunk in earlier:
                 store.append(chunk)
-            first = choose(dataset, store.ring.n_rows - 1)
+            first = choose(dataset, store.capacity_for(source))
             # No worker has a negative epoch, and no two datasets begin with one row.
-            epoch = -1 - store.ring.next
+            epoch = -1 - store.appended
         for chunk in chunks_of_dataset(dataset, first, schema, packer, source, epoch):
             with self.lock:
                 self.before_change()
@@ -155,7 +158,7 @@ class MemoryState:
         self._is_filling = False
         self._commit()
 
-    def _store_for(self, schema: Schema, waiting: list[Chunk]) -> Store:
+    def _store_for(self, schema: Schema, waiting: list[Chunk]) -> Store | Rings:
         if self.store is None:
             try:
                 self.store = self._open_store(schema)
@@ -165,7 +168,7 @@ class MemoryState:
             self._commit()
         return self.store
 
-    def opened(self) -> Store:
+    def opened(self) -> Store | Rings:
         """The rows.
 
         Raises:
@@ -176,6 +179,24 @@ class MemoryState:
             raise EmptyMemoryError("the memory holds 0 transitions; append a Buffer first")
         return self.store
 
+    def drawable(self, batch_size: int) -> Index:
+        """The transitions that the sampler is handed for a batch; there is at least one to draw.
+
+        Raises:
+            ValueError: The batch would be empty.
+            EmptyMemoryError: There are none.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        store = self.store
+        if store is None or not len(store.anchors):
+            is_waiting = store is not None and store.anchors.n_waiting > 0
+            none = "0 whose further steps need not be waited for" if is_waiting else "0"
+            raise EmptyMemoryError(
+                f"cannot draw {batch_size} transitions: the memory holds {none}; append a Buffer first"
+            )
+        return store.index
+
     def resize(self, size: float | str) -> None:
         """Changes the size, keeping the newest rows.
 
@@ -184,28 +205,33 @@ class MemoryState:
             StorageError: The disk has no room; the memory is as it was.
         """
         size = checked_size(size)
+        if isinstance(size, int):
+            check_room(size, self.sampler.keep)
         with self.lock:
             self.before_change()
             if self.store is not None:
                 n_transitions = transitions_within(size, self._bytes_per_row(self.store.schema))
-                if n_transitions + 1 != self.store.ring.n_rows:
+                if isinstance(self.store, Rings):
+                    self.store.resize(n_transitions, self.sampler.keep)
+                elif n_transitions != self.store.capacity:
                     self.store.resize(n_transitions)
             self.size = size
 
     @property
     def capacity(self) -> int | str:
         """Most transitions to hold; a budget of bytes as it was given, while the layout is not known."""
-        return self.size if self.store is None else self.store.ring.n_rows - 1
+        return self.size if self.store is None else self.store.capacity
 
     def _bytes_per_row(self, schema: Schema) -> int:
         columns = COLUMNS.itemsize if self.storage is None else LINK.itemsize
         return schema.row_dtype.itemsize + columns + INDEX_BYTES + self.sampler.row_bytes
 
-    def _open_store(self, schema: Schema) -> Store:
+    def _open_store(self, schema: Schema, kept: Mapping[str, int] | None = None) -> Store | Rings:
+        """Makes the rings; kept sources have `kept`, or what the sampler keeps."""
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            store = Store(schema, n, self.tally, self.window, self.sampler, self.storage)
+            store = self._make_store(schema, n, self.sampler.keep if kept is None else kept)
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
@@ -214,11 +240,16 @@ class MemoryState:
         self._log_size(store)
         return store
 
+    def _make_store(self, schema: Schema, n_transitions: int, kept: Mapping[str, int]) -> Store | Rings:
+        if kept and isinstance(self.sampler, Mixture):
+            return Rings(schema, n_transitions, kept, self.tally, self.window, self.sampler)
+        return Store(schema, n_transitions, self.tally, self.window, self.sampler, self.storage)
+
     @staticmethod
-    def _log_size(store: Store) -> None:
+    def _log_size(store: Store | Rings) -> None:
         logger.info(
             "memory of %d transitions: %d bytes a row, %.1f MB when full",
-            store.ring.n_rows - 1,
+            store.capacity,
             store.schema.row_dtype.itemsize,
             store.bytes_full / 1e6,
         )
@@ -278,8 +309,8 @@ class MemoryState:
             self.storage.sync()
             with self.lock:
                 store = self.store
-                first_id = 0 if store is None else store.ring.oldest
-                priorities = None if store is None else store.priorities()
+                first_id = store.ring.oldest if isinstance(store, Store) else 0
+                priorities = store.priorities() if isinstance(store, Store) else None
             if priorities is not None:
                 self.storage.write_priorities(self.sampler.kind, first_id, priorities)
             with self.lock:
@@ -310,9 +341,10 @@ class MemoryState:
 
     def _storage_contents(self) -> dict[str, Any]:
         with self.lock:
+            store = self.store if isinstance(self.store, Store) else None
             numbers = {
-                "next": 0 if self.store is None else self.store.ring.next,
-                "streams": 0 if self.store is None else len(self.store.streams),
+                "next": 0 if store is None else store.ring.next,
+                "streams": 0 if store is None else len(store.streams),
                 "origins": len(self.tally.counts),
             }
             return self._document() | numbers
@@ -334,28 +366,32 @@ class MemoryState:
     def _save(self, folder: Path, within: dict[str, Any] | None) -> None:
         with self.lock:
             self._check_open()
-            store = self.store
-            ids = range(0) if store is None else range(store.ring.oldest, store.ring.next)
-            document = self._document() | {"oldest": ids.start}
-            n_rows = 1 if store is None else store.ring.n_rows
-            late = np.empty(0, np.int64) if store is None else store.late_ids
-            numbers = None if store is None else store.priorities()
-        priorities = None if numbers is None else (self.sampler.kind, numbers)
-        self._snapshot = write_snapshot(
-            folder, document, ids, n_rows, self.copy_rows, self._snapshot, late, within, priorities
-        )
+            document = self._document()
+            parts = {} if self.store is None else self.store.named_parts
+            rings = {source: self._to_save(source, part) for source, part in parts.items()}
+        self._snapshot = write_snapshot(folder, document, rings or {"": NOTHING}, self._snapshot, within)
         with self.lock:
-            if store is not None:
-                store.late_ids = np.setdiff1d(store.late_ids, late)
+            for source, part in parts.items():
+                part.late_ids = np.setdiff1d(part.late_ids, rings[source].late)
 
-    def copy_rows(self, ids: range) -> tuple[Rows, Columns]:
-        """Copies rows and what stands beside them.
+    def _to_save(self, source: str, part: Store) -> RingToSave:
+        ring, numbers = part.ring, part.priorities()
+        return RingToSave(
+            range(ring.oldest, ring.next),
+            ring.n_rows,
+            lambda ids: self.copy_rows(ids, source),
+            part.late_ids,
+            None if numbers is None else (part.sampler.kind, numbers),
+        )
+
+    def copy_rows(self, ids: range, source: str = "") -> tuple[Rows, Columns]:
+        """Copies rows of the ring of a kept source, or of all others, and what stands beside them.
 
         Raises:
             EvictedRowError: They are not held any more.
         """
         with self.lock:
-            ring = self.opened().ring
+            ring = self.opened().named_parts[source].ring
             if ids.start < ring.oldest:
                 raise EvictedRowError(f"row {ids.start} is older than the oldest row, {ring.oldest}")
             return ring.copy_of(ids)
@@ -364,17 +400,18 @@ class MemoryState:
         self,
         document: dict[str, Any],
         checksum: int,
-        read_rows: Callable[[np.dtype[np.void], Callable[..., None]], None],
-        saved: SavedPriorities | None = None,
+        read_rows: Callable[[dict[str, Any], np.dtype[np.void], Callable[..., None]], None],
+        read_saved: Callable[[dict[str, Any], str], SavedPriorities | None],
     ) -> None:
         """Takes over what was saved in place of what is held; the size stays.
 
         Args:
             document: The memory's part of the manifest.
             checksum: Of the whole manifest.
-            read_rows: Given the rows' dtype and a function, calls it with first id, rows and columns of
-                each stretch of rows.
-            saved: Priorities of the rows; None if there are none.
+            read_rows: Given what the document says of a ring, the rows' dtype and a function, calls it with
+                first id, rows and columns of each stretch of rows.
+            read_saved: Given what the document says of a ring, and the kind of its sampler, reads the
+                priorities; None if there are none.
 
         Raises:
             DatasetError: The document contradicts itself or the rows.
@@ -386,14 +423,19 @@ class MemoryState:
             )
         with self.lock:
             self.before_change()
+            check_kept(kept_in(document), self.sampler.keep)
             wanted, self.size = self.size, document["settings"]["memory_size"]
             self.store = None
             self.restore(document)
             if document["schema"] is not None:
                 schema = schema_from_json(document["schema"])
                 self._adopt(schema)
-                self.store = store = self._open_store(schema)
-                store.restore(lambda put: read_rows(schema.row_dtype, put), document["state"]["store"], saved)
+                self.store = store = self._open_store(schema, kept_in(document))
+                state = document["state"]["store"]
+                for source, part in store.named_parts.items():
+                    ring, own = ring_in(document, source), state_in(state, source)
+                    saved = read_saved(ring, part.sampler.kind)
+                    part.restore(lambda put, ring=ring: read_rows(ring, schema.row_dtype, put), own, saved)
             self._snapshot = checksum
             self.resize(wanted)
             self._commit()

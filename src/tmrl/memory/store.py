@@ -1,6 +1,6 @@
 """Store: ring, links and index of one schema wired together; rows go in as chunks and come out in blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +12,11 @@ from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.late import LateValues
 from tmrl.memory.ring import Ring
-from tmrl.memory.samplers import Followed, Sampler
+from tmrl.memory.samplers import Followed, Index, Sampler
 from tmrl.memory.stats import ArrivalTimes, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
+from tmrl.memory.waiting import Waiting
 from tmrl.memory.windows import Window, expand
 from tmrl.rows import Columns, Rows, take_rows
 from tmrl.schema import Schema
@@ -39,6 +40,20 @@ class Drawn(NamedTuple):
         """`(B,)` row ids of the anchors."""
         return self.oldest + (self.pairs[:, 1].astype(np.int64) - self.oldest) % self.n_rows
 
+    def ages(self) -> NDArray[np.int64]:
+        """`(B,)` rows that came after the anchors, until they were drawn."""
+        return self.next - 1 - self.ids()
+
+
+class Place(NamedTuple):
+    """Where a store stands among other stores of one memory."""
+
+    number: int
+    streams: StreamTable
+    """All of them share it."""
+    ring: Ring
+    """Its room."""
+
 
 class Store:
     """The rows of a memory and the transitions between them.
@@ -51,6 +66,7 @@ class Store:
         sampler: What chooses among the transitions.
         storage: Where the rows are kept; None for RAM.
         info: Files of the storage that hold rows already; the store begins empty until `recover`.
+        place: Where it stands among other stores of one memory; None if it is alone.
 
     Raises:
         StorageError: The disk has no room.
@@ -66,19 +82,24 @@ class Store:
         sampler: Sampler,
         storage: Storage | None = None,
         info: RowFileInfo | None = None,
+        place: Place | None = None,
     ) -> None:
         self.schema = schema
         self._window = window
         self._layout = window.layout
         self.tally = tally
         self.times = ArrivalTimes()
-        self.streams = StreamTable()
+        self.streams = StreamTable() if place is None else place.streams
+        self._number = 0 if place is None else place.number
         self.late_ids = np.empty(0, np.int64)
         """Ids of rows that were changed since the last snapshot."""
-        self._sampler = sampler
+        self.sampler = sampler
+        self._waiting = Waiting(window.waits) if window.waits else None
         self._storage = storage
         # A transition needs two rows: one row more than transitions, if all are of one episode.
-        self.ring, self._file = self._make_ring(n_transitions + 1, info)
+        self.ring, self._file = (
+            self._make_ring(n_transitions + 1, info) if place is None else (place.ring, None)
+        )
         self.anchors = self._make_anchors()
         if storage is not None:
             storage.file = self._file
@@ -95,16 +116,58 @@ class Store:
 
     def _make_anchors(self) -> Anchors:
         anchors = Anchors(self.ring, self._layout.behind, self._window.stride)
-        if self._sampler.follows:
-            anchors.follower = self._sampler
-            self._sampler.start(Followed(anchors, self.ring.origin, self.tally.source))
+        if self.sampler.follows:
+            anchors.follower = self.sampler
+            self.sampler.start(Followed(anchors, self.ring.origin, self.tally.source))
         return anchors
+
+    @property
+    def named_parts(self) -> "dict[str, Store]":
+        """The stores that this one is made of, by their kept sources: itself, for all sources."""
+        return {"": self}
+
+    @property
+    def table(self) -> Ring:
+        """All rows by their slots, for a gather."""
+        return self.ring
+
+    @property
+    def index(self) -> Index:
+        """What the sampler chooses from."""
+        return self.anchors
+
+    @property
+    def capacity(self) -> int:
+        """Most transitions to hold."""
+        return self.ring.n_rows - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows held."""
+        return len(self.ring)
+
+    @property
+    def appended(self) -> int:
+        """Rows taken in so far."""
+        return self.ring.next
+
+    def capacity_for(self, source: str | None) -> int:  # noqa: ARG002 - all sources share one ring
+        """Most transitions of a source to hold; None stands for all sources."""
+        return self.capacity
+
+    def ring_sizes(self, slots: NDArray[np.int32]) -> int | NDArray[np.int64]:  # noqa: ARG002 - one ring
+        """Rows of the ring that each window is in, for `(B, L)` slots of windows."""
+        return self.ring.n_rows
+
+    def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`(n,)` seconds since rows arrived, by their ids."""
+        return self.times.ages_s(ids)
 
     @property
     def bytes_full(self) -> int:
         """Bytes of rows and index when full, those on the disk included."""
         columns = self.ring.n_bytes if self._file is None else self._file.n_bytes
-        return columns + self.anchors.n_bytes + self._sampler.row_bytes * self.ring.n_rows
+        return columns + self.anchors.n_bytes + self.sampler.row_bytes * self.ring.n_rows
 
     @property
     def bytes_now(self) -> int:
@@ -118,7 +181,7 @@ class Store:
             self.streams.code(chunk.stream)
             evicted_to = self.ring.next + len(chunk.rows) - self.ring.n_rows
             self._storage.announce(len(self.streams), len(self.tally.counts), evicted_to)
-        linked = self.streams.link(chunk, self.ring.next)
+        linked = self.streams.link(chunk, self.ring.next, self._number)
         counts = self.tally.counts[code]
         counts.duplicates += linked.duplicates
         counts.gaps += linked.gap
@@ -136,9 +199,14 @@ class Store:
         if n == 1:
             back = int(linked.back[0])
             self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
-            self.anchors.extend_one(first_id, back, self.ring.oldest)
         else:
             self.ring.write(linked.rows, linked.columns(code))
+        if self._waiting is not None:
+            waiting = self.look_after(chunk.stream.worker)
+            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
+        elif n == 1:
+            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest)
+        else:
             self.anchors.extend(first_id, linked.back, self.ring.oldest)
         if self._file is not None:
             rows = linked.rows[first_held - first_id :]
@@ -148,11 +216,30 @@ class Store:
         if self._storage is not None and first_held > first_id:
             self._storage.commit()  # or nothing would tell of the rows that were never held
 
+    def look_after(self, worker: str) -> Collection[int]:
+        """Ends the wait of a worker's transitions that need not wait any more; returns rows that wait."""
+        if self._waiting is None:
+            return ()
+        open_row = self.streams.open_row(worker, self._number)
+        waiting, over = self._waiting.update(worker, open_row, self.ring)
+        self.anchors.release(over)
+        return waiting
+
     def write_late(self, values: LateValues) -> int:
         """Changes fields of the rows that are still held, and returns how many are not."""
+        return len(values.ids) - self.rewrite(values, values.ids, np.ones(len(values.ids), np.bool_))
+
+    def rewrite(self, values: LateValues, row_ids: NDArray[np.int64], is_here: NDArray[np.bool_]) -> int:
+        """Changes fields of those of some rows that are held, and returns how many these are.
+
+        Args:
+            values: `(m,)` for each of them.
+            row_ids: `(m,)` ids as this ring counts.
+            is_here: `(m,)` which of them are of this ring.
+        """
         ring = self.ring
-        chosen = (values.ids >= ring.oldest) & (values.ids < ring.next)
-        ids = values.ids[chosen]
+        chosen = is_here & (row_ids >= ring.oldest) & (row_ids < ring.next)
+        ids = row_ids[chosen]
         rows = take_rows(ring.rows, ids % ring.n_rows)
         values.apply(rows, chosen)
         if self._file is None:
@@ -160,7 +247,7 @@ class Store:
         elif len(ids):
             self._file.rewrite(ids, rows)
         self.late_ids = np.union1d(self.late_ids, ids)
-        return len(values.ids) - len(ids)
+        return len(ids)
 
     def _evict(self, ids: range) -> None:
         if ids:
@@ -188,43 +275,42 @@ class Store:
         Raises:
             ValueError: There never was such a row; no priority was changed.
         """
-        is_strange = (ids < 0) | (ids >= self.ring.next)
-        if is_strange.any():
-            raise ValueError(
-                f"ids must be those of batches of this memory, below {self.ring.next}, got "
-                f"{ids[is_strange][0]}; no priority was changed"
-            )
+        check_ids(ids, self.ring.next)
         is_held = ids >= self.ring.oldest
         if not is_held.all():
             ids, td_errors = ids[is_held], td_errors[is_held]
         gone = len(is_held) - len(ids)
-        return gone + self._sampler.update(ids % self.ring.n_rows, td_errors)
+        return gone + self.sampler.update(ids % self.ring.n_rows, td_errors)
 
     def priorities(self) -> NDArray[np.float64] | None:
         """Priorities of the rows held, oldest first, 0 where no transition ends; None if there are none."""
-        return self._sampler.priorities(self.ring.held_slots()) if self._sampler.has_priorities else None
+        return self.sampler.priorities(self.ring.held_slots()) if self.sampler.has_priorities else None
 
-    def expand(self, drawn: Drawn) -> NDArray[np.int32]:
+    def expand(self, pairs: Pairs) -> NDArray[np.int32]:
         """The slots of whole windows, `(B, L)`."""
-        return expand(drawn.pairs, self._layout, self.ring.back, self.anchors.fwd)
+        return expand(pairs, self._layout, self.ring.back, self.anchors.fwd)
 
-    def resize(self, n_transitions: int) -> None:
+    def resize(self, n_transitions: int, room: Ring | None = None) -> None:
         """Changes the capacity, keeping the newest rows under the same ids.
+
+        Args:
+            n_transitions: Most transitions to hold.
+            room: Where the rows are kept from now on; None makes room.
 
         Raises:
             StorageError: The disk has no room; the store is as it was.
         """
         old, old_file, priorities = self.ring, self._file, self.priorities()
-        ring, file = self._make_ring(n_transitions + 1)
-        kept = range(max(old.oldest, old.next - ring.n_rows), old.next)
+        ring, file = self._make_ring(n_transitions + 1) if room is None else (room, None)
+        held = range(max(old.oldest, old.next - ring.n_rows), old.next)
         step = max(1, COPIED_AT_ONCE // self.schema.row_dtype.itemsize)
-        ring.oldest = ring.next = kept.start
-        for start in range(kept.start, kept.stop, step):
-            ids = range(start, min(start + step, kept.stop))
+        ring.oldest = ring.next = held.start
+        for start in range(held.start, held.stop, step):
+            ids = range(start, min(start + step, held.stop))
             ring.restore(ids.start, *old.copy_of(ids))
             if file is not None and old_file is not None:
                 file.copy_links(old_file, ids)
-        self._count_evicted(range(old.oldest, kept.start))
+        self._count_evicted(range(old.oldest, held.start))
         self.ring, self._file = ring, file
         self._rebuild(None if priorities is None else (old.oldest, priorities))
         if self._storage is not None:
@@ -315,10 +401,27 @@ class Store:
         """
         self.anchors = self._make_anchors()
         ring, slots = self.ring, self.ring.held_slots()
-        self.anchors.extend(ring.oldest, ring.back[slots], ring.oldest)
+        waiting = (
+            () if self._waiting is None else self._waiting.begin(self.streams.open_rows(self._number), ring)
+        )
+        self.anchors.extend(ring.oldest, ring.back[slots], ring.oldest, waiting)
         if saved is not None:
             first_id, priorities = saved
             ids = range(max(first_id, ring.oldest), min(first_id + len(priorities), ring.next))
             kept = np.zeros(len(slots))
             kept[ids.start - ring.oldest :][: len(ids)] = priorities[ids.start - first_id :][: len(ids)]
-            self._sampler.restore_priorities(slots, kept)
+            self.sampler.restore_priorities(slots, kept)
+
+
+def check_ids(ids: NDArray[np.int64], stop: int) -> None:
+    """Checks that rows with these ids were appended.
+
+    Raises:
+        ValueError: There never was such a row.
+    """
+    is_strange = (ids < 0) | (ids >= stop)
+    if is_strange.any():
+        raise ValueError(
+            f"ids must be those of batches of this memory, below {stop}, got {ids[is_strange][0]}; no "
+            "priority was changed"
+        )

@@ -2,7 +2,8 @@
 
 `back` of a row is the distance, in row ids, to the previous row of the same episode: 0 if the row begins an
 episode, -1 after a gap (the row before it was lost, or is not known). Links never cross an episode, and two
-rows are linked only if they are consecutive steps of one stream; nothing else makes a transition.
+rows are linked only if they are consecutive steps of one stream; nothing else makes a transition. Where a
+memory has several rings (see `rings.py`), both have to be in the same one.
 """
 
 from dataclasses import astuple, dataclass
@@ -24,6 +25,7 @@ class _Newest:
     episode: int
     is_done: bool
     place: int
+    ring: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class StreamTable:
 
     def __init__(self) -> None:
         self._codes: dict[Stream, int] = {}
+        self._lives: dict[str, int] = {}
         self._newest: dict[Stream, _Newest] = {}
 
     def __len__(self) -> int:
@@ -77,14 +80,34 @@ class StreamTable:
 
     def code(self, stream: Stream) -> int:
         """The code of a stream, new or known: its place in the order of first appearance."""
-        return self._codes.setdefault(stream, len(self._codes))
+        code = self._codes.get(stream)
+        if code is None:
+            code = self._codes[stream] = len(self._codes)
+            self._lives[stream.worker] = max(stream.epoch, self._lives.get(stream.worker, stream.epoch))
+        return code
 
-    def link(self, chunk: Chunk, next_id: int) -> Linked:
+    def open_row(self, worker: str, ring: int = 0) -> int | None:
+        """Id of a worker's newest row, if it is in a ring and may be followed: episode and life go on.
+
+        A life ends when the next one begins. Datasets, whose epochs are negative, are whole as they are.
+        """
+        epoch = self._lives[worker]
+        newest = self._newest.get(Stream(worker, epoch))
+        is_open = newest is not None and newest.ring == ring and not newest.is_done and epoch >= 0
+        return newest.row_id if newest is not None and is_open else None
+
+    def open_rows(self, ring: int = 0) -> dict[str, int]:
+        """What `open_row` says of each worker."""
+        rows = {worker: self.open_row(worker, ring) for worker in self._lives}
+        return {worker: row_id for worker, row_id in rows.items() if row_id is not None}
+
+    def link(self, chunk: Chunk, next_id: int, ring: int = 0) -> Linked:
         """Finds out what a chunk's rows follow.
 
         Args:
             chunk: Rows about to be written.
             next_id: Id that the first row written will have.
+            ring: Number of the ring that they are written to.
         """
         self.code(chunk.stream)
         newest = self._newest.get(chunk.stream)
@@ -101,11 +124,13 @@ class StreamTable:
             # environment was stepped on after the end.
             is_cut = done[:-1] | (episodes[1:] != episodes[:-1])
             back[1:] = np.where(starts[1:], START, np.where(is_cut, GAP, 1))
+        if newest is not None and newest.ring != ring:
+            newest = None  # it cannot be followed from another ring
         back[0] = START if starts[0] else self._first_link(chunk, newest, int(episodes[0]), next_id, gap)
         place = _places(back, 0 if newest is None else newest.place + 1)
         last_step = 0 if chunk.first_step is None else chunk.first_step + len(chunk.rows) - 1
         self._newest[chunk.stream] = _Newest(
-            next_id + len(rows) - 1, last_step, int(episodes[-1]), bool(done[-1]), int(place[-1])
+            next_id + len(rows) - 1, last_step, int(episodes[-1]), bool(done[-1]), int(place[-1]), ring
         )
         return Linked(rows, back, place, duplicates, gap)
 
@@ -135,7 +160,9 @@ class StreamTable:
     def restore(self, state: list[list[Any]]) -> None:
         """Takes over what `state` returned."""
         streams = [Stream(*line[:2]) for line in state]
-        self._codes = {stream: code for code, stream in enumerate(streams)}
+        self._codes, self._lives = {}, {}
+        for stream in streams:
+            self.code(stream)
         self._newest = {
             stream: _Newest(*line[2:]) for stream, line in zip(streams, state, strict=True) if line[2:]
         }

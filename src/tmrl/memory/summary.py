@@ -2,22 +2,21 @@
 
 import numpy as np
 
+from tmrl.memory.batches import AnyDrawn
 from tmrl.memory.state import MemoryState
 from tmrl.memory.stats import SOURCE, WORKER, MemoryStats, percentile
-from tmrl.memory.store import Drawn
 
 
 def summary(
-    state: MemoryState, drawn: Drawn | None, *, draws: int, ignored_updates: int, crc_checked: int
+    state: MemoryState, drawn: AnyDrawn | None, *, draws: int, ignored_updates: int, crc_checked: int
 ) -> MemoryStats:
     """What is in the memory, where it came from, and how old the newest batch was; under its lock."""
     store, total = state.store, state.tally.total()
-    ids = np.empty(0, np.int64) if drawn is None else drawn.ids()
-    ages = np.empty(0) if drawn is None else (drawn.next - 1 - ids).astype(np.float64)
-    ages_s = np.empty(0) if store is None else store.times.ages_s(ids)
+    ages = np.empty(0) if drawn is None else drawn.ages().astype(np.float64)
+    ages_s = np.empty(0) if store is None or drawn is None else store.ages_s(drawn.ids())
     return MemoryStats(
         transitions=0 if store is None else len(store.anchors),
-        rows=0 if store is None else len(store.ring),
+        rows=0 if store is None else store.n_rows,
         capacity=state.capacity if isinstance(state.capacity, int) else 0,
         bytes_now=0 if store is None else store.bytes_now,
         bytes_full=0 if store is None else store.bytes_full,

@@ -79,6 +79,8 @@ class Window(ABC):
     """How single observations are stacked; None if they are not."""
     stride: int = 1
     """Only transitions whose number in their episode is divisible by this are anchors."""
+    waits: int = 0
+    """How many of the newest anchors of a stream cannot be drawn while it may go on, see `waiting.py`."""
 
     @property
     @abstractmethod
@@ -164,10 +166,16 @@ class NStep(Window):
     multiply the value of `new_obs`. `terminated` and `truncated` are those of the last step. A truncated
     episode has a future, so the value of its last observation counts. Sutton and Barto 2018, section 7.1.
 
+    With `wait`, a transition cannot be drawn while more of its steps may still come: at most the `n - 1`
+    newest ones of each stream. There are fewer steps only where the episode has ended, or its stream has
+    broken by a gap, a reset, or another life of the worker. Samples without a stamp wait for the next ones,
+    which may continue them.
+
     Args:
         n: Most steps.
         discount: Discount factor of a step.
         stack: Stacks of frames in place of single observations.
+        wait: Whether transitions wait for their further steps.
 
     Raises:
         ValueError: `n` is below 1, or `discount` not in [0, 1].
@@ -176,11 +184,17 @@ class NStep(Window):
     n: int
     discount: float
     stack: FrameStack | None = None
+    wait: bool = False
 
     def __post_init__(self) -> None:
         _at_least("n", self.n, 1)
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+
+    @property
+    def waits(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those that lack steps."""
+        return self.n - 1 if self.wait else 0
 
     @property
     def layout(self) -> Layout:

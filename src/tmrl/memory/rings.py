@@ -1,0 +1,394 @@
+"""Rings: a memory in which some sources have a ring of their own, so that no other data evicts them.
+
+Each ring is an ordinary store, with its own index and sampler, and knows nothing of the others. What joins
+them is here, and it is little:
+
+- The rows of all rings lie in one table, one ring behind the other, the ring of all other sources first. A
+  slot of the table names a row, so a batch of any rings is still one gather into one block.
+- The id of a row is `number of the ring + number of rings * id within the ring`.
+- `memory[i]` lists the rings in turn.
+- Streams are known to all, for what is late or sent twice is so in any ring. But a link stays within a ring:
+  where a stream changes from one to another, its episode is cut, as by a gap.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrl.chunk import Chunk
+from tmrl.errors import DatasetError
+from tmrl.memory.anchors import Anchors, Pairs
+from tmrl.memory.late import LateValues
+from tmrl.memory.mixture import Mixture
+from tmrl.memory.ring import Ring
+from tmrl.memory.samplers import Index, Slots
+from tmrl.memory.stats import Tally
+from tmrl.memory.store import Place, Store, check_ids
+from tmrl.memory.streams import StreamTable
+from tmrl.memory.windows import Window
+from tmrl.rows import COLUMNS
+from tmrl.schema import Schema
+
+
+def check_room(n_transitions: int, kept: Mapping[str, int]) -> None:
+    """Checks that kept sources leave room for the others.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if kept and n_transitions <= sum(kept.values()):
+        names = ", ".join(f"{source}: {n}" for source, n in kept.items())
+        raise ValueError(
+            f"memory_size must be above what is kept of sources ({names}), got {n_transitions}; choose a "
+            "larger one, or keep fewer"
+        )
+
+
+def check_in_ram(storage_path: Any, kept: Mapping[str, int]) -> None:
+    """Checks that a memory with kept sources lives in RAM.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if storage_path is not None and kept:
+        raise ValueError(
+            "storage_path must be None for a Mixture with keep, whose rings live in RAM, got "
+            f"{str(storage_path)!r}; call save to write them to a folder, or leave keep out"
+        )
+
+
+def kept_in(document: dict[str, Any]) -> dict[str, int]:
+    """The kept sources of a memory that was saved, and the transitions for which each has room."""
+    return {source: int(ring["n_rows"]) - 1 for source, ring in document.get("kept", {}).items()}
+
+
+def state_in(state: dict[str, Any], source: str) -> dict[str, Any]:
+    """The part of a state that the store of a kept source restores; `""` for the one of all others."""
+    return state | {"times": state["kept"][source]} if source else state
+
+
+def check_kept(saved: Mapping[str, int], kept: Mapping[str, int]) -> None:
+    """Checks that a memory keeps the sources that one that was saved kept, in their order.
+
+    Raises:
+        DatasetError: It does not.
+    """
+    if list(saved) != list(kept):
+        raise DatasetError(
+            f"the memory must keep the sources that the saved one kept, {dict(saved)}, got {dict(kept)}; "
+            "make it with the same sampler, or append_dataset what was saved to a new one"
+        )
+
+
+class DrawnOfRings(NamedTuple):
+    """Which rows a batch was made of, by slots of the table."""
+
+    pairs: Pairs
+    numbers: NDArray[np.int64]
+    """`(B,)` numbers of their rings."""
+    oldest: NDArray[np.int64]
+    """`(B,)` ids of the oldest row of each one's ring."""
+    next: NDArray[np.int64]
+    n_rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    n_rings: int
+
+    def own_ids(self) -> NDArray[np.int64]:
+        """`(B,)` ids of the anchors within their rings."""
+        slots = self.pairs[:, 1] - self.starts
+        return self.oldest + (slots - self.oldest) % self.n_rows
+
+    def ids(self) -> NDArray[np.int64]:
+        """`(B,)` row ids of the anchors."""
+        return self.numbers + self.n_rings * self.own_ids()
+
+    def ages(self) -> NDArray[np.int64]:
+        """`(B,)` rows of the same ring that came after the anchors, until they were drawn."""
+        return self.next - 1 - self.own_ids()
+
+
+class Rings:
+    """A store of several stores: that of the other sources, and one for each kept source.
+
+    Args:
+        schema: The layout of the rows.
+        n_transitions: Most transitions to hold, all rings together.
+        kept: Source label to how many of these are its own.
+        tally: Counts of where rows come from.
+        window: Which transitions are anchors.
+        sampler: Draws from all of them.
+
+    Raises:
+        ValueError: Kept sources leave no room for the others.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        n_transitions: int,
+        kept: Mapping[str, int],
+        tally: Tally,
+        window: Window,
+        sampler: Mixture,
+    ) -> None:
+        self.schema = schema
+        self.tally = tally
+        self._window = window
+        self._sampler = sampler
+        self._streams = StreamTable()
+        self._number_of = {source: number for number, source in enumerate(kept, 1)}
+        rooms = self._make_rooms(n_transitions, kept)
+        places = [Place(number, self._streams, room) for number, room in enumerate(rooms)]
+        self._kept = [
+            Store(schema, n, tally, window, sampler.sampler_of(source), place=place)
+            for (source, n), place in zip(kept.items(), places[1:], strict=True)
+        ]
+        self._tell_sampler()  # before its own store begins
+        rest = Store(schema, rooms[0].n_rows - 1, tally, window, sampler, place=places[0])
+        self.parts = [rest, *self._kept]
+        self.anchors = _AnchorsOfRings(self)
+
+    def _make_rooms(self, n_transitions: int, kept: Mapping[str, int]) -> list[Ring]:
+        """Makes a table, and cuts a ring out of it for each store."""
+        check_room(n_transitions, kept)
+        sizes = np.array([n_transitions - sum(kept.values()), *kept.values()]) + 1
+        rows, columns = np.zeros(sizes.sum(), self.schema.row_dtype), np.zeros(sizes.sum(), COLUMNS)
+        self._starts, self._sizes = np.cumsum(sizes) - sizes, sizes
+        self.table = Ring(rows, columns)
+        ranges = zip(self._starts.tolist(), sizes.tolist(), strict=True)
+        return [Ring(rows[start : start + n], columns[start : start + n]) for start, n in ranges]
+
+    def _tell_sampler(self) -> None:
+        self._sampler.begin_kept(
+            {
+                source: KeptIndex(self._kept[number - 1], int(self._starts[number]))
+                for source, number in self._number_of.items()
+            }
+        )
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Source label to the capacity of its ring."""
+        return {source: self.parts[number].capacity for source, number in self._number_of.items()}
+
+    @property
+    def named_parts(self) -> dict[str, Store]:
+        """The stores by their kept sources; `""` is the one of all others."""
+        return {"": self.parts[0]} | {source: self.parts[n] for source, n in self._number_of.items()}
+
+    @property
+    def index(self) -> Index:
+        """What the sampler is handed; the kept ones it knows."""
+        return self.parts[0].anchors
+
+    @property
+    def capacity(self) -> int:
+        """Most transitions to hold."""
+        return sum(part.capacity for part in self.parts)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows held."""
+        return sum(part.n_rows for part in self.parts)
+
+    @property
+    def appended(self) -> int:
+        """Rows taken in so far."""
+        return sum(part.appended for part in self.parts)
+
+    @property
+    def bytes_full(self) -> int:
+        """Bytes of rows and index when full."""
+        return sum(part.bytes_full for part in self.parts)
+
+    @property
+    def bytes_now(self) -> int:
+        """Bytes of the rows held and their index."""
+        return sum(part.bytes_now for part in self.parts)
+
+    def capacity_for(self, source: str | None) -> int:
+        """Most transitions of a source to hold; None stands for all sources."""
+        return self.capacity if source is None else self.parts[self._number_of.get(source, 0)].capacity
+
+    def append(self, chunk: Chunk) -> None:
+        """Takes in the rows of a chunk that are new, evicting the oldest of the same ring if need be."""
+        part = self.parts[self._number_of.get(chunk.source, 0)]
+        part.append(chunk)
+        for other in self.parts:
+            if other is not part:
+                other.look_after(chunk.stream.worker)
+
+    def write_late(self, values: LateValues) -> int:
+        """Changes fields of the rows that are still held, and returns how many are not."""
+        row_ids, numbers = np.divmod(values.ids, len(self.parts))
+        changed = (part.rewrite(values, row_ids, numbers == i) for i, part in enumerate(self.parts))
+        return len(values.ids) - sum(changed)
+
+    def update_priorities(self, ids: NDArray[np.int64], td_errors: NDArray[np.float64]) -> int:
+        """Sets priorities by row ids, and returns how many of the transitions are gone.
+
+        Raises:
+            ValueError: There never was such a row; no priority was changed.
+        """
+        row_ids, numbers = np.divmod(ids, len(self.parts))
+        for number, part in enumerate(self.parts):
+            check_ids(ids[numbers == number], part.appended * len(self.parts) + number)
+        return sum(
+            part.update_priorities(row_ids[numbers == number], td_errors[numbers == number])
+            for number, part in enumerate(self.parts)
+        )
+
+    # Drawing
+
+    def numbers_of(self, slots: Slots) -> NDArray[np.int64]:
+        """Numbers of the rings that slots of the table are in."""
+        return np.searchsorted(self._starts, slots, side="right") - 1
+
+    def start_of(self, number: int) -> int:
+        """Where in the table a ring begins."""
+        return int(self._starts[number])
+
+    def draw(self, ranks: NDArray[np.int64]) -> DrawnOfRings:
+        """Turns ranks of transitions into rows."""
+        return self.drawn(self.anchors.pairs(ranks))
+
+    def drawn(self, pairs: Pairs) -> DrawnOfRings:
+        """Says of which rows the windows are."""
+        numbers = self.numbers_of(pairs[:, 1])
+        bounds = np.array([(part.ring.oldest, part.ring.next) for part in self.parts])[numbers]
+        starts, sizes = self._starts[numbers], self._sizes[numbers]
+        return DrawnOfRings(pairs, numbers, bounds[:, 0], bounds[:, 1], sizes, starts, len(self.parts))
+
+    def expand(self, pairs: Pairs) -> NDArray[np.int32]:
+        """The slots of whole windows, `(B, L)`."""
+        numbers = self.numbers_of(pairs[:, 1])
+        expanded = np.empty((len(pairs), self._window.layout.n_rows), np.int32)
+        for number, part in enumerate(self.parts):
+            chosen, start = np.flatnonzero(numbers == number), np.int32(self.start_of(number))
+            if len(chosen):
+                expanded[chosen] = part.expand(pairs[chosen] - start) + start
+        return expanded
+
+    def ring_sizes(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """`(B, 1)` rows of the ring that each window is in, for `(B, L)` slots of windows."""
+        return self._sizes[self.numbers_of(slots[:, :1])]
+
+    def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`(n,)` seconds since rows arrived, by their ids."""
+        row_ids, numbers = np.divmod(ids, len(self.parts))
+        ages = np.zeros(len(ids))
+        for number, part in enumerate(self.parts):
+            chosen = numbers == number
+            if chosen.any():
+                ages[chosen] = part.ages_s(row_ids[chosen])
+        return ages
+
+    # Size, saving
+
+    def resize(self, n_transitions: int, kept: Mapping[str, int]) -> None:
+        """Changes the capacity, keeping the newest rows of each ring under the same ids.
+
+        Args:
+            n_transitions: Most transitions to hold, all rings together.
+            kept: The same sources, and what is kept of each from now on.
+
+        Raises:
+            ValueError: Kept sources leave no room for the others.
+        """
+        if n_transitions == self.capacity and kept == self.kept:
+            return
+        rooms = self._make_rooms(n_transitions, kept)
+        self._tell_sampler()
+        for part, room in zip(reversed(self.parts), reversed(rooms), strict=True):
+            part.resize(room.n_rows - 1, room)
+
+    def state(self) -> dict[str, Any]:
+        """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
+        kept = {source: self.parts[number].times.state() for source, number in self._number_of.items()}
+        return self.parts[0].state() | {"kept": kept}
+
+
+class _AnchorsOfRings:
+    """The transitions of all rings, one ring after the other, by slots of the table."""
+
+    def __init__(self, rings: Rings) -> None:
+        self._rings = rings
+
+    @property
+    def _each(self) -> list[Anchors]:
+        return [part.anchors for part in self._rings.parts]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._each))
+
+    @property
+    def n_waiting(self) -> int:
+        """Transitions that cannot be drawn yet."""
+        return sum(anchors.n_waiting for anchors in self._each)
+
+    def _bounds(self) -> NDArray[np.int64]:
+        """The first rank of each ring."""
+        return np.cumsum([0, *map(len, self._each[:-1])])
+
+    def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
+        """The windows of the transitions with these ranks."""
+        bounds, pairs = self._bounds(), np.empty((len(ranks), 2), np.int32)
+        numbers = np.searchsorted(bounds, ranks, side="right") - 1
+        for number, anchors in enumerate(self._each):
+            chosen = np.flatnonzero(numbers == number)
+            if len(chosen):
+                pairs[chosen] = anchors.pairs(ranks[chosen] - bounds[number]) + self._start(number)
+        return pairs
+
+    def ranks(self, slots: Slots) -> NDArray[np.int64]:
+        """The ranks of the transitions with anchors in these slots."""
+        bounds, ranks = self._bounds(), np.empty(len(slots), np.int64)
+        numbers = self._rings.numbers_of(slots)
+        for number, anchors in enumerate(self._each):
+            chosen = np.flatnonzero(numbers == number)
+            if len(chosen):
+                ranks[chosen] = anchors.ranks(slots[chosen] - self._start(number)) + bounds[number]
+        return ranks
+
+    def _start(self, number: int) -> np.int32:
+        return np.int32(self._rings.start_of(number))
+
+
+class KeptIndex:
+    """The transitions of a kept source, by its own slots, but windows by slots of the table; an `Index`."""
+
+    def __init__(self, store: Store, start: int) -> None:
+        self._store = store
+        self._start = np.int32(start)
+
+    @property
+    def n_rows(self) -> int:
+        """See `Index`."""
+        return self._store.ring.n_rows
+
+    @property
+    def oldest(self) -> int:
+        """See `Index`."""
+        return self._store.anchors.oldest
+
+    @property
+    def next(self) -> int:
+        """See `Index`."""
+        return self._store.anchors.next
+
+    def __len__(self) -> int:
+        return len(self._store.anchors)
+
+    def pairs(self, ranks: NDArray[np.int64]) -> Pairs:
+        """See `Index`."""
+        return self._store.anchors.pairs(ranks) + self._start
+
+    def pairs_at(self, slots: Slots) -> Pairs:
+        """See `Index`."""
+        return self._store.anchors.pairs_at(slots) + self._start
+
+    def are_anchors(self, slots: Slots) -> NDArray[np.bool_]:
+        """See `Index`."""
+        return self._store.anchors.are_anchors(slots)
