@@ -226,7 +226,7 @@ class Store:
 
     def expand(self, drawn: Drawn) -> NDArray[np.int32]:
         """The slots of whole windows, `(B, L)`."""
-        return expand(drawn.pairs, self._layout, self.ring.back, self.anchors.fwd)
+        return expand(drawn.pairs, self._layout, self.ring.back, self.anchors.following)
 
     def resize(self, n_transitions: int) -> None:
         """Changes the capacity, keeping the newest rows under the same ids.
