@@ -255,14 +255,17 @@ class RowFile:
             What was wrong.
         """
         lost = np.flatnonzero(~survey.is_held) + survey.oldest
-        damaged = sorted(map(self.row_id, survey.damaged.tolist()))
+        missing = range(max(survey.next, next_id - self.info.n_rows), next_id)
+        # The bytes of a missing row may be spoiled, too: it is one row all the same.
+        elsewhere = np.setdiff1d(survey.damaged, np.array(missing, np.int64) % self.info.n_rows)
+        damaged = sorted(map(self.row_id, elsewhere.tolist()))
         self.links["id"][survey.damaged] = -1
         if len(lost):
             self.links["id"][lost % self.info.n_rows] = -1
             self.links["origin"][lost % self.info.n_rows] = NOBODY
             self.links["back"][lost % self.info.n_rows] = GAP
             self._cut_links(survey)
-        return Loss(tuple(damaged), min(max(0, next_id - survey.next), self.info.n_rows))
+        return Loss(tuple(damaged), len(missing))
 
     def _cut_links(self, survey: Survey) -> None:
         ids = np.flatnonzero(survey.is_held) + survey.oldest
