@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workloads import WORKLOADS, Workload
+from workloads import WORKLOADS, Workload, one_frame, samples
 
 OVERHEAD_PER_ROW = 32
 OVERHEAD = 50e6
@@ -15,7 +15,16 @@ CAPACITIES_APPENDED = 5
 
 def measure(workload: Workload) -> dict[str, float]:
     """Bytes: resident after one and after five capacities of appends, and the payload stored once."""
-    command = [sys.executable, __file__, workload.name, str(workload.capacity)]
+    return _in_child("transitions", workload)
+
+
+def measure_frames(workload: Workload) -> dict[str, float]:
+    """Single frames, handed out as stacks of four: their number, and bytes of them and of a million."""
+    return _in_child("frames", workload)
+
+
+def _in_child(report: str, workload: Workload) -> dict[str, float]:
+    command = [sys.executable, __file__, report, workload.name, str(workload.capacity)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -47,6 +56,30 @@ def _report(workload: Workload) -> dict[str, float]:
     }
 
 
+def _report_frames(workload: Workload) -> dict[str, float]:
+    from tmrl.memory import FrameStack, ReplayMemory
+    from tmrl.networking import Buffer
+
+    frames = one_frame(workload)
+    memory = ReplayMemory(memory_size=frames.capacity, seed=0, window=FrameStack(4))
+    before = _resident()
+    for number in range(frames.episodes_to_fill):
+        buffer = Buffer()
+        buffer.memory = samples(frames.episode(number % 4))
+        memory.append(buffer)
+    del buffer
+    memory.sample()
+    resident, full = _resident() - before, memory.stats().bytes_full
+    row_bytes = full / (frames.capacity + 1)
+    return {
+        "frames": frames.capacity,
+        "bytes a frame, index included": row_bytes,
+        "resident": resident,
+        "a million": 1e6 * row_bytes + max(0, resident - full),
+    }
+
+
 if __name__ == "__main__":
-    name, capacity = sys.argv[1:]
-    print(json.dumps(_report(WORKLOADS[name].with_capacity(int(capacity)))))
+    report, name, capacity = sys.argv[1:]
+    reports = {"transitions": _report, "frames": _report_frames}
+    print(json.dumps(reports[report](WORKLOADS[name].with_capacity(int(capacity)))))

@@ -1,7 +1,7 @@
 """`make bench`: measures our replay memory beside its peers in one run, and writes docs/benchmarks.md.
 
 The peers live in an environment of their own, .venv-bench, which this program makes when it is missing. A
-full run takes about ten minutes on 2 cores and 20 GiB of memory. While developing:
+full run takes about a quarter of an hour on 2 cores and 20 GiB of memory. While developing:
 
     .venv/bin/python benchmarks/run.py --quick --only W1
 """
@@ -37,7 +37,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small memories and few rounds; prints, writes nothing"
     )
-    parser.add_argument("--only", metavar="W1", help="sampling of one workload; prints, writes nothing")
+    parser.add_argument(
+        "--only",
+        metavar="PART",
+        help="W1 to W4 (sampling of one workload), append, memory, storage, samplers, windows or training; "
+        "prints, writes nothing",
+    )
     parser.add_argument("--here", action="store_true", help="use the environment of this interpreter")
     return parser.parse_args()
 
@@ -64,8 +69,10 @@ def _pip(*arguments: str) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     from report import page
-    from results import measure
+    from results import PARTS, measure
 
+    if options.only not in {None, *PARTS}:
+        sys.exit(f"--only must be one of {', '.join(PARTS)}, got {options.only}")
     results = measure(options.only, is_quick=options.quick)
     text = page(results)
     print(text)

@@ -22,6 +22,8 @@ class Leaf(NamedTuple):
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[Any]:
         if self.dtype == "uint8":
             return rng.integers(0, 256, (count, *self.shape), np.uint8)
+        if self.dtype == "int64":  # numbered actions
+            return rng.integers(0, 6, (count, *self.shape))
         return rng.standard_normal((count, *self.shape), self.dtype)
 
 
@@ -94,6 +96,12 @@ class Workload:
             terminated=last & (number % 2 == 0),
             truncated=last & (number % 2 == 1),
         )
+
+
+def one_frame(workload: Workload) -> Workload:
+    """The workload of stacked frames with one frame an observation."""
+    (leaf,) = workload.obs
+    return replace(workload, obs=(leaf._replace(shape=leaf.shape[1:]),))
 
 
 def nest(leaves: tuple[Any, ...] | list[Any]) -> Any:

@@ -407,8 +407,8 @@ class TestSize:
         memory.append(buffer_of(plain_episode(9)))
         stats = memory.stats()
         row = 4 + 4 + 4 + 1 + 1 + 2
-        assert stats.bytes_full == 1001 * (row + 28)
-        assert stats.bytes_now == 10 * (row + 28)
+        assert stats.bytes_full == 1001 * (row + 32)
+        assert stats.bytes_now == 10 * (row + 32)
 
     def test_size_that_int32_slots_cannot_hold_is_refused(self) -> None:
         """B43: slots are 32 bits wide."""
@@ -419,7 +419,7 @@ class TestSize:
         memory = ReplayMemory(memory_size=2e9)
         image = np.zeros((1000, 1000, 100), np.uint8)
         with pytest.raises(
-            MemoryError, match=r"2,000,000,000 transitions of 100,000,036 bytes need 200,000,072 GB"
+            MemoryError, match=r"2,000,000,000 transitions of 100,000,040 bytes need 200,000,080 GB"
         ):
             memory.append(buffer_of([(np.zeros(1, np.uint8), image, 0.0, False, False, {})] * 2))
 

@@ -151,10 +151,10 @@ class TestSize:
     def test_a_budget_for_less_than_a_transition_is_refused(self) -> None:
         memory = ReplayMemory(memory_size="50B")
         with pytest.raises(
-            ValueError, match="must hold at least one transition, two rows of 44 bytes, got '50B'"
+            ValueError, match="must hold at least one transition, two rows of 48 bytes, got '50B'"
         ):
             append(memory, 0, 6)
-        memory.memory_size = "88B"
+        memory.memory_size = "96B"
         append(memory, 0, 6)
         assert memory.memory_size == 1
 
@@ -356,6 +356,20 @@ class TestDamage:
             append(memory, 100, 300)
             assert_nothing_made_up(memory)
             assert memory.stats().rows == sum(c.rows for c in memory.stats().workers.values()) == CAPACITY + 1
+
+    @pytest.mark.parametrize("field", ["obs", "id", "check"])
+    def test_damage_to_the_newest_row_counts_once(
+        self, field: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is missing as far as the manifest knows, and not another damaged one beside that."""
+        filled(tmp_path)
+        file = ring_of(tmp_path)
+        (file.rows if field == "obs" else file.links)[field][99 % (CAPACITY + 1)] += 1
+        with caplog.at_level(logging.WARNING), open_memory(tmp_path) as memory:
+            assert "the newest 1 rows are missing; no transition" in caplog.text
+            assert memory.stats().damaged == 1
+            append(memory, 99, 120)
+            assert_nothing_made_up(memory)
 
     @pytest.mark.parametrize("lost", [1, 2, 10, 41])
     def test_rows_that_did_not_reach_the_disk_are_taken_in_when_sent_again(

@@ -255,14 +255,17 @@ class RowFile:
             What was wrong.
         """
         lost = np.flatnonzero(~survey.is_held) + survey.oldest
-        damaged = sorted(map(self.row_id, survey.damaged.tolist()))
+        missing = range(max(survey.next, next_id - self.info.n_rows), next_id)
+        # The bytes of a missing row may be spoiled, too: it is one row all the same.
+        elsewhere = np.setdiff1d(survey.damaged, np.array(missing, np.int64) % self.info.n_rows)
+        damaged = sorted(map(self.row_id, elsewhere.tolist()))
         self.links["id"][survey.damaged] = -1
         if len(lost):
             self.links["id"][lost % self.info.n_rows] = -1
             self.links["origin"][lost % self.info.n_rows] = NOBODY
             self.links["back"][lost % self.info.n_rows] = GAP
             self._cut_links(survey)
-        return Loss(tuple(damaged), min(max(0, next_id - survey.next), self.info.n_rows))
+        return Loss(tuple(damaged), len(missing))
 
     def _cut_links(self, survey: Survey) -> None:
         ids = np.flatnonzero(survey.is_held) + survey.oldest
@@ -365,22 +368,24 @@ def _leads_nowhere(
     return leads
 
 
-def links_of(chunk: Chunk, rows: Rows, columns: Columns, first_id: int, stream: int) -> NDArray[Any]:
+def links_of(
+    chunk: Chunk, row_sums: NDArray[np.uint64], columns: Columns, first_id: int, stream: int
+) -> NDArray[Any]:
     """The links of the last rows of a chunk, checksums included.
 
     Args:
         chunk: Where the rows come from.
-        rows: The last of its rows, as they are stored.
+        row_sums: `row_checks` of the last of its rows, as they are stored.
         columns: What is to stand beside them.
         first_id: Id of the first of them.
         stream: Code of their stream.
     """
-    skipped = len(chunk.rows) - len(rows)
+    skipped = len(chunk.rows) - len(row_sums)
     links = _links(columns, first_id, stream)
     if chunk.first_step is not None:
         links["step"] = np.arange(chunk.first_step + skipped, chunk.first_step + len(chunk.rows))
     links["episode"] = chunk.episodes[skipped:]
-    links["check"] = checks(rows, links)
+    links["check"] = row_sums ^ _link_checks(links)
     return links
 
 
@@ -402,12 +407,16 @@ def _links(columns: Columns, first_id: int, stream: int) -> NDArray[Any]:
 
 def checks(rows: Rows, links: NDArray[Any]) -> NDArray[np.uint64]:
     """Checksums over rows and their links."""
-    return row_checks(rows) ^ row_checks(links, LINK.itemsize - 8)
+    return row_checks(rows) ^ _link_checks(links)
 
 
-def pieces(n_rows: int, row_bytes: int) -> list[slice]:
-    """Stretches of a file that are small enough to look at in one go."""
-    step = max(1, CHECKED_AT_ONCE // row_bytes)
+def _link_checks(links: NDArray[Any]) -> NDArray[np.uint64]:
+    return row_checks(links, LINK.itemsize - 8)
+
+
+def pieces(n_rows: int, row_bytes: int, at_once: int = CHECKED_AT_ONCE) -> list[slice]:
+    """Stretches of rows that are small enough to look at in one go: of at most so many bytes, if one fits."""
+    step = max(1, at_once // row_bytes)
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 

@@ -268,7 +268,7 @@ class Sequence(Window):
 
 
 def expand(
-    pairs: Pairs, layout: Layout, back: NDArray[np.int32], fwd: NDArray[np.int32]
+    pairs: Pairs, layout: Layout, back: NDArray[np.int32], following: NDArray[np.int64]
 ) -> NDArray[np.int32]:
     """Follows the links from anchors.
 
@@ -276,7 +276,7 @@ def expand(
         pairs: `(B, 2)` slots of the transitions' two rows.
         layout: How far.
         back: Links of the ring, by slot.
-        fwd: Distances to the next rows, by slot; 0 where nothing follows.
+        following: Slots of the next rows, by slot; the same where nothing follows.
 
     Returns:
         `(B, L)` slots.
@@ -284,19 +284,17 @@ def expand(
     if layout.n_rows == 2:
         return pairs
     n_slots, previous, last = len(back), layout.behind, layout.n_rows - 1
-    columns = np.empty((layout.n_rows, len(pairs)), np.int32)
+    columns = np.empty((layout.n_rows, len(pairs)), np.int64)
     columns[previous : previous + 2] = pairs.T
-    slots = columns[previous + 1]
     for column in range(previous + 2, previous + 2 + layout.ahead):
-        slots = (slots + fwd[slots]) % n_slots
-        columns[column] = slots
-    columns[last] = slots
+        following.take(columns[column - 1], out=columns[column], mode="clip")
+    columns[last] = columns[previous + 1 + layout.ahead]
     for end, n in ((previous, layout.behind), (last, layout.again)):
         slots = columns[end]
         for column in range(end - 1, end - 1 - n, -1):
             slots = (slots - np.maximum(back[slots], 0)) % n_slots
             columns[column] = slots
-    return np.ascontiguousarray(columns.T)
+    return columns.T.astype(np.int32, order="C")
 
 
 def _behind(stack: FrameStack | None) -> int:
