@@ -51,6 +51,8 @@ class Chunk:
     """Label of where the data come from."""
     continues: bool
     """Whether the first row may follow the newest row of its stream that the memory holds."""
+    policy_version: int = 0
+    """Which of the trainer's policies acted; 0 if none did, or samples carry no stamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Run:
     first_step: int | None
     source: str
     continues: bool
+    policy_version: int = 0
 
 
 def chunks_of(
@@ -103,10 +106,11 @@ def _chunk(rows: Rows, samples: Sequence[Any], run: Run) -> Chunk:
         starts = plain_starts(rows, np.fromiter((sample[0] is None for sample in samples), np.bool_, n))
         episodes = np.zeros(n, np.int64)
     else:
-        _, _, _, episodes, episode_steps, _ = zip(*(sample.stamp for sample in samples), strict=True)
+        _, _, _, episodes, episode_steps, *_ = zip(*(sample.stamp for sample in samples), strict=True)
         starts = np.array(episode_steps) == 0
         episodes = np.array(episodes, np.int64)
-    return Chunk(rows, starts, episodes, run.stream, run.first_step, run.source, run.continues)
+    place = run.stream, run.first_step, run.source, run.continues, run.policy_version
+    return Chunk(rows, starts, episodes, *place)
 
 
 def plain_starts(rows: Rows, is_actless: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -147,14 +151,14 @@ def runs_of(samples: Sequence[Any], source: str, continues: bool) -> list[Run]:
 
 def _whole_run(stamps: Sequence[Any], source: str) -> Run | None:
     """The run of samples that are consecutive steps of one stream, as most are; 5x faster than sorting."""
-    workers, epochs, steps, _, _, sources = zip(*stamps, strict=True)
+    workers, epochs, steps, _, _, sources, versions = zip(*stamps, strict=True)
     n = len(stamps)
-    if len(set(workers)) + len(set(epochs)) + len(set(sources)) > 3:
+    if sum(len(set(values)) for values in (workers, epochs, sources, versions)) > 4:
         return None
     if steps != tuple(range(steps[0], steps[0] + n)):
         return None
     label = _label(sources[0], source)
-    return Run(list(range(n)), Stream(workers[0], epochs[0]), steps[0], label, continues=True)
+    return Run(list(range(n)), Stream(workers[0], epochs[0]), steps[0], label, True, versions[0])
 
 
 def _label(stamped: str, given: str) -> str:
@@ -178,15 +182,15 @@ def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, conti
 def _stamped_runs(
     stamps: Sequence[Any], picks: list[int], stream: Stream, source: str, is_broken: bool
 ) -> list[Run]:
-    """Runs of consecutive steps with one source label."""
+    """Runs of consecutive steps with one source label, of one policy."""
     runs: list[Run] = []
-    follows: tuple[int, str] | None = None
+    follows: tuple[int, str, int] | None = None
     for pick in picks:
         stamp = stamps[pick]
-        label = _label(stamp.source, source)
-        if (stamp.step, label) == follows:
+        label, version = _label(stamp.source, source), stamp.policy_version
+        if (stamp.step, label, version) == follows:
             runs[-1].picks.append(pick)
         else:
-            runs.append(Run([pick], stream, stamp.step, label, continues=bool(runs) or not is_broken))
-        follows = (stamp.step + 1, label)
+            runs.append(Run([pick], stream, stamp.step, label, bool(runs) or not is_broken, version))
+        follows = (stamp.step + 1, label, version)
     return runs

@@ -78,7 +78,8 @@ class RowPart:
         stream, source = self.chunk.stream, self.source(DEFAULT_SOURCE)
         places = zip(self.chunk.episodes.tolist(), self.episode_steps.tolist(), strict=True)
         steps = enumerate(places, self.chunk.first_step)
-        stamps = (Stamp(*stream, step, episode, place, source) for step, (episode, place) in steps)
+        version = self.chunk.policy_version
+        stamps = (Stamp(*stream, step, episode, place, source, version) for step, (episode, place) in steps)
         return [Sample(six, stamp) for six, stamp in zip(values, stamps, strict=True)]
 
     def _infos(self) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ class Lane:
         """Puts the sample of the last reset or step into a buffer, and the episode if that ends here."""
         is_done = terminated or truncated
         try:
-            buffer.append_sample(self._sample(rew, terminated, truncated, info))
+            buffer.append_sample(self._sample(policy_version, rew, terminated, truncated, info))
         finally:
             # The episode is over, also if its last sample cannot be made.
             if is_done:
@@ -138,10 +138,11 @@ class Lane:
         """The episode as it is now."""
         return EpisodeRecord(self.name, self._episode_return, self.episode_step, is_test, policy_version)
 
-    def _sample(self, rew: Any, terminated: Any, truncated: Any, info: Any) -> Sample:
+    def _sample(self, policy_version: int, rew: Any, terminated: Any, truncated: Any, info: Any) -> Sample:
         # dict(): a dict subclass is a leaf, kept by reference.
         values, info = owned(((self._act, self.obs, rew, terminated, truncated), dict(info)))
-        rules, stamp = self._rules, self._stamper.stamp(source_of(info, self._rules.source))
+        rules = self._rules
+        stamp = self._stamper.stamp(source_of(info, rules.source), policy_version)
         if rules.crc_debug:
             given = (self._prev_obs, *values)
             seen = given if self._compressor is None else self._compressor.seen(*given)

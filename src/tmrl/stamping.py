@@ -70,14 +70,15 @@ class Stamper:
         """Notes a step."""
         self.episode_step += 1
 
-    def stamp(self, source: str) -> Stamp:
+    def stamp(self, source: str, policy_version: int = 0) -> Stamp:
         """Numbers the sample of the reset or step just noted."""
         follows = self._stamped is not None and self._stamped + 1 == self.episode_step
         self.is_whole = self.episode_step == 0 or (self.is_whole and follows)
         self._episode += not follows
         self._step += 1
         self._stamped = self.episode_step
-        return Stamp(self.worker, self.epoch, self._step, self._episode, self.episode_step, source)
+        place = self._step, self._episode, self.episode_step
+        return Stamp(self.worker, self.epoch, *place, source, policy_version)
 
     def end(self) -> None:
         """Notes that the episode is done."""

@@ -37,6 +37,8 @@ class Stamp(NamedTuple):
     """Number of the sample in its episode; 0 is the reset sample."""
     source: str = "online"
     """Label of where the data come from: `online`, `demo`, `intervention`, ..."""
+    policy_version: int = 0
+    """Which of the trainer's policies acted, counting from 1; 0 for another."""
 
 
 class Sample(tuple[Any, ...]):

@@ -1,5 +1,6 @@
 """The line from workers to the trainer, over the transport within a process."""
 
+import math
 import random
 import time
 
@@ -17,6 +18,7 @@ from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
+from tmrl.transition import Sample
 
 
 class Policy(TorchActorModule):
@@ -94,6 +96,30 @@ def test_episodes_and_their_statistics_arrive(server, trainer):
         arrived = retrieve(trainer, 3)
     assert arrived.episodes == buffer.episodes
     assert (arrived.stat_train_return, arrived.stat_train_steps) == (12.5, 3)
+
+
+@pytest.mark.parametrize("is_attached", [False, True])
+def test_the_policy_that_acted_is_stamped_and_the_memory_tells_its_lag(server, trainer, is_attached):
+    memory = ReplayMemory(memory_size=1000, batch_size=64, seed=0)
+    if is_attached:
+        trainer.attach(memory)
+    with worker_line(server, "a") as a:
+        until(lambda: (a._encoder.wishes is not None) == is_attached)
+        buffer = numbered("a", 0, 14)
+        for i, sample in enumerate(buffer.memory):
+            buffer.memory[i] = Sample(sample, sample.stamp._replace(policy_version=3 if i < 7 else 5))
+        a.send(buffer)
+        arrived = trainer.retrieve_buffer()
+        while not len(arrived):
+            arrived = trainer.retrieve_buffer()
+        assert (arrived.row_parts() is not None) == is_attached
+        memory.append(arrived)
+    assert math.isnan(memory.stats().policy_lag_p50)
+    memory.take(range(6))  # the first episode: policy 3 acted
+    assert (memory.stats().policy_version, memory.stats().policy_lag_p50) == (5, 2.0)
+    memory.take(range(6, 12))
+    assert memory.stats().policy_lag_p95 == 0.0
+    assert [sample.stamp.policy_version for sample in arrived.memory] == [3] * 7 + [5] * 7
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -99,7 +99,12 @@ values = st.recursive(
     max_leaves=8,
 )
 stamps = st.builds(
-    Stamp, st.sampled_from("ab"), st.integers(0, 2), *[st.integers(0, 2**61)] * 3, st.sampled_from("xy")
+    Stamp,
+    st.sampled_from("ab"),
+    st.integers(0, 2),
+    *[st.integers(0, 2**61)] * 3,
+    st.sampled_from("xy"),
+    st.integers(0, 2),
 )
 samples = st.builds(
     lambda six, stamp: six if stamp is None else Sample(six, stamp),
@@ -349,8 +354,9 @@ def set_at(*path: Any) -> Any:
         (set_at(7, 0, b"[" * 100_000), "malformed"),
         (set_at(7, 0, bytes(1 << 19)), "a schema must be at most 262,144 bytes"),
         (set_at(7, 0, b'{"history": []}'), "a schema on the line has no history"),
-        (set_at(7, 1, 0, 5, 1 << 40), "the runs must make 7 rows"),
-        (set_at(7, 1, 0, 5, 0), "rows must be from 1"),
+        (set_at(7, 1, 0, 6, 1 << 40), "the runs must make 7 rows"),
+        (set_at(7, 1, 0, 6, 0), "rows must be from 1"),
+        (set_at(7, 1, 0, 5, -1), "policy version must be from 0"),
         (set_at(7, 1, 0, 1, -3), "epoch must be from 0"),
         (set_at(7, 1, 0, 2, -3), "step must be from 0"),
         (set_at(7, 1, 0, 3, 3), "source must be a str, got a int"),

@@ -11,7 +11,7 @@ them is here, and it is little:
   where a stream changes from one to another, its episode is cut, as by a gap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -277,13 +277,29 @@ class Rings:
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """`(n,)` seconds since rows arrived, by their ids."""
+        return self._of_rows(ids, lambda part, row_ids: part.ages_s(row_ids))
+
+    def policy_versions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`(n,)` versions of the policies that acted in rows, by their ids; 0 where none is known of."""
+        versions = self._of_rows(ids, lambda part, row_ids: part.policy_versions(row_ids))
+        return versions.astype(np.int64)
+
+    @property
+    def newest_policy(self) -> int:
+        """The newest policy that acted in a row; 0 before any did."""
+        return max(part.newest_policy for part in self.parts)
+
+    def _of_rows(
+        self, ids: NDArray[np.int64], of: Callable[[Store, NDArray[np.int64]], NDArray[Any]]
+    ) -> NDArray[np.float64]:
+        """What each part says of those rows that it holds."""
         row_ids, numbers = np.divmod(ids, len(self.parts))
-        ages = np.zeros(len(ids))
+        values = np.zeros(len(ids))
         for number, part in enumerate(self.parts):
             chosen = numbers == number
             if chosen.any():
-                ages[chosen] = part.ages_s(row_ids[chosen])
-        return ages
+                values[chosen] = of(part, row_ids[chosen])
+        return values
 
     # Size, saving
 

@@ -81,6 +81,12 @@ class MemoryStats:
     age_s_p50: float
     """Median age of the newest batch, in seconds since its rows were appended; NaN before the first."""
     age_s_p95: float
+    policy_version: int
+    """The newest of the trainer's policies that acted in a sample so far; 0 before any did."""
+    policy_lag_p50: float
+    """Median lag of the newest batch: how many newer policies than a row's own have acted by now. NaN before
+    the first batch, and where nothing is known of rows that were there before this process."""
+    policy_lag_p95: float
     workers: dict[str, Counts] = field(default_factory=dict[str, Counts])
     """Counts of each worker; samples without a stamp are those of `unstamped`."""
     sources: dict[str, Counts] = field(default_factory=dict[str, Counts])
@@ -197,6 +203,36 @@ class ArrivalTimes:
             return np.empty(0)
         places = np.searchsorted(self._first_ids, ids, side="right") - 1
         return self.clock() - np.asarray(self._times)[np.maximum(places, 0)]
+
+
+class PolicyVersions:
+    """Which policy acted in which rows, exactly where it seldom changes, else to within a few rows.
+
+    Attributes:
+        newest: The newest version noted; 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self._first_ids: list[int] = []
+        self._versions: list[int] = []
+
+    def note(self, first_id: int, version: int) -> None:
+        """Notes that this policy acted in the rows from this id on."""
+        self.newest = max(self.newest, version)
+        if self._versions and self._versions[-1] == version:
+            return
+        self._first_ids.append(first_id)
+        self._versions.append(version)
+        if len(self._versions) > MAX_TIMES:
+            self._first_ids, self._versions = self._first_ids[::2], self._versions[::2]
+
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The versions that acted in rows; 0 where none did, or none is known of."""
+        if not self._versions:
+            return np.zeros(len(ids), np.int64)
+        places = np.searchsorted(self._first_ids, ids, side="right") - 1
+        return np.where(places < 0, 0, np.asarray(self._versions, np.int64)[np.maximum(places, 0)])
 
 
 def percentile(values: NDArray[np.float64], q: float) -> float:

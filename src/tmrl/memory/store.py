@@ -14,7 +14,7 @@ from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.late import LateValues
 from tmrl.memory.ring import Ring
 from tmrl.memory.samplers import Followed, Index, Sampler
-from tmrl.memory.stats import ArrivalTimes, Tally
+from tmrl.memory.stats import ArrivalTimes, PolicyVersions, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
 from tmrl.memory.waiting import Waiting
@@ -97,6 +97,7 @@ class Store:
         self._layout = window.layout
         self.tally = tally
         self.times = ArrivalTimes()
+        self.versions = PolicyVersions()
         self.streams = StreamTable() if place is None else place.streams
         self._number = 0 if place is None else place.number
         self.late_ids = np.empty(0, np.int64)
@@ -171,6 +172,15 @@ class Store:
         """`(n,)` seconds since rows arrived, by their ids."""
         return self.times.ages_s(ids)
 
+    def policy_versions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`(n,)` versions of the policies that acted in rows, by their ids; 0 where none is known of."""
+        return self.versions.of(ids)
+
+    @property
+    def newest_policy(self) -> int:
+        """The newest policy that acted in a row; 0 before any did."""
+        return self.versions.newest
+
     @property
     def bytes_full(self) -> int:
         """Bytes of rows and index when full, those on the disk included."""
@@ -199,6 +209,7 @@ class Store:
         counts.appended += n
         counts.evicted += max(0, n - self.ring.n_rows)
         self.times.note(self.ring.next)
+        self.versions.note(self.ring.next, chunk.policy_version)
         self._evict(self.ring.make_room(n))
         first_id = self.ring.next
         first_held = first_id + max(0, n - self.ring.n_rows)

@@ -14,6 +14,9 @@ def summary(
     store, total = state.store, state.tally.total()
     ages = np.empty(0) if drawn is None else drawn.ages().astype(np.float64)
     ages_s = np.empty(0) if store is None or drawn is None else store.ages_s(drawn.ids())
+    newest = 0 if store is None else store.newest_policy
+    versions = np.empty(0) if store is None or drawn is None else store.policy_versions(drawn.ids())
+    lags = newest - versions[versions > 0].astype(np.float64)
     return MemoryStats(
         transitions=0 if store is None else len(store.anchors),
         rows=0 if store is None else store.n_rows,
@@ -34,6 +37,9 @@ def summary(
         age_rows_p95=percentile(ages, 95),
         age_s_p50=percentile(ages_s, 50),
         age_s_p95=percentile(ages_s, 95),
+        policy_version=newest,
+        policy_lag_p50=percentile(lags, 50),
+        policy_lag_p95=percentile(lags, 95),
         workers=state.tally.by(WORKER),
         sources=state.tally.by(SOURCE),
     )

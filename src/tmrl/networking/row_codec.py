@@ -86,7 +86,7 @@ def encode_rows(samples: Sequence[Any], layout: Layout, level: int) -> tuple[lis
 
 def _says(run: Run) -> list[Any]:
     source = None if run.source == _UNSAID else run.source
-    return [*run.stream, run.first_step, source, run.continues, len(run.picks)]
+    return [*run.stream, run.first_step, source, run.continues, run.policy_version, len(run.picks)]
 
 
 def _places(samples: Sequence[Any]) -> NDArray[np.int64]:
@@ -94,7 +94,7 @@ def _places(samples: Sequence[Any]) -> NDArray[np.int64]:
     stamps = [sample.stamp for sample in samples if hasattr(sample, "stamp")]
     if not stamps:
         return np.empty((0, 3), "<i8")
-    _, _, _, episodes, steps, _ = zip(*stamps, strict=True)
+    _, _, _, episodes, steps, *_ = zip(*stamps, strict=True)
     columns = np.array([episodes, steps], np.int64)
     follows = (np.diff(columns[0]) == 0) & (np.diff(columns[1]) == 1)
     firsts = np.concatenate([[0], np.flatnonzero(~follows) + 1])
@@ -138,11 +138,11 @@ def decode_rows(says: list[Any], body: Body, n_samples: int, limits: Limits) -> 
     places = _integers(body, number("places", n_places, 0, n_samples), 3).reshape(-1, 3)
     is_actless = _mask(_integers(body, number("actless", n_actless, 0, n_samples), 1), n_samples)
     spans = _spans(expect(list, "runs", runs), n_samples)
-    stamped = sum(n for _, first_step, _, _, n in spans if first_step is not None)
+    stamped = sum(n for _, first_step, *_, n in spans if first_step is not None)
     episodes, steps = _expanded(places, stamped)
     parts: list[RowPart] = []
     start = place = 0
-    for stream, first_step, source, continues, n in spans:
+    for stream, first_step, source, continues, version, n in spans:
         mine, actless = rows[start : start + n], is_actless[start : start + n]
         start += n
         if first_step is None:
@@ -155,7 +155,7 @@ def decode_rows(says: list[Any], body: Body, n_samples: int, limits: Limits) -> 
             if (actless & ~starts).any():
                 raise ParcelError("a step must have an action, but a row that begins no episode has none")
         label = DEFAULT_SOURCE if source is None else source
-        chunk = Chunk(mine, starts, numbers, stream, first_step, label, continues)
+        chunk = Chunk(mine, starts, numbers, stream, first_step, label, continues, version)
         parts.append(RowPart(chunk, schema, source is not None, step_numbers, actless))
     return parts
 
@@ -204,8 +204,8 @@ def _mask(indices: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
     return mask
 
 
-Span = tuple[Stream, int | None, str | None, bool, int]
-"""Stream, first step, source, whether it continues, number of rows."""
+Span = tuple[Stream, int | None, str | None, bool, int, int]
+"""Stream, first step, source, whether it continues, policy version, number of rows."""
 
 
 def _spans(runs: list[Any], n_samples: int) -> list[Span]:
@@ -217,7 +217,7 @@ def _spans(runs: list[Any], n_samples: int) -> list[Span]:
 
 
 def _span(run: Any) -> Span:
-    worker, epoch, first_step, source, continues, n = expect(list, "a run", run)
+    worker, epoch, first_step, source, continues, version, n = expect(list, "a run", run)
     stream = Stream(expect(str, "worker", worker), number("epoch", epoch))
     if first_step is None:
         stream = PLAIN
@@ -225,7 +225,8 @@ def _span(run: Any) -> Span:
         number("step", first_step)
     if source is not None:
         expect(str, "source", source)
-    return stream, first_step, source, expect(bool, "continues", continues), number("rows", n, 1)
+    number("policy version", version)
+    return stream, first_step, source, expect(bool, "continues", continues), version, number("rows", n, 1)
 
 
 def _expanded(places: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

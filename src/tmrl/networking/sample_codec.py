@@ -66,7 +66,7 @@ def encode_samples(samples: Sequence[Any], max_depth: int) -> tuple[bytes, list[
     Raises:
         BadSampleError: A sample holds something that cannot travel; the message names worker, key and type.
     """
-    streams: dict[tuple[str, int, str], int] = {}
+    streams: dict[tuple[str, int, str, int], int] = {}
     blobs: list[Any] = []
     lines: list[Any] = []
     for index, sample in enumerate(samples):
@@ -78,10 +78,11 @@ def encode_samples(samples: Sequence[Any], max_depth: int) -> tuple[bytes, list[
     return packed([[list(stream) for stream in streams], lines]), blobs
 
 
-def _line(stamp: Stamp | None, values: Any, streams: dict[tuple[str, int, str], int]) -> list[Any]:
+def _line(stamp: Stamp | None, values: Any, streams: dict[tuple[str, int, str, int], int]) -> list[Any]:
     if stamp is None:
         return [values]
-    stream = streams.setdefault((stamp.worker, operator.index(stamp.epoch), stamp.source), len(streams))
+    epoch, version = operator.index(stamp.epoch), operator.index(stamp.policy_version)
+    stream = streams.setdefault((stamp.worker, epoch, stamp.source, version), len(streams))
     return [values, stream, *map(operator.index, (stamp.step, stamp.episode, stamp.episode_step))]
 
 
@@ -233,25 +234,25 @@ def decode_samples(document: memoryview, blobs: Body, n_samples: int, limits: Li
     return [_sample(reader, expect(list, "a sample", line), streams) for line in lines]
 
 
-def _stream(stream: Any) -> tuple[str, int, str]:
-    worker, epoch, source = stream
+def _stream(stream: Any) -> tuple[str, int, str, int]:
+    worker, epoch, source, version = stream
     return (
         expect(str, "worker", worker),
         number("epoch", epoch),
         expect(str, "source", source),
+        number("policy version", version),
     )
 
 
-def _sample(reader: "_Reader", line: list[Any], streams: list[tuple[str, int, str]]) -> Any:
+def _sample(reader: "_Reader", line: list[Any], streams: list[tuple[str, int, str, int]]) -> Any:
     values = reader.value(line[0], reader.max_depth)
     if len(line) == 1:
         return values
     _, stream, *steps = line
-    worker, epoch, source = streams[number("stream", stream)]
+    worker, epoch, source, version = streams[number("stream", stream)]
     step, episode, episode_step = (number("a step", step) for step in steps)
-    return Sample(
-        expect(tuple, "a sample", values), Stamp(worker, epoch, step, episode, episode_step, source)
-    )
+    stamp = Stamp(worker, epoch, step, episode, episode_step, source, version)
+    return Sample(expect(tuple, "a sample", values), stamp)
 
 
 class _Reader:

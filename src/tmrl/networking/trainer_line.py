@@ -103,6 +103,7 @@ class TrainerLine:
     def attach(self, memory: Any) -> None:
         """Tells the workers, from now on, in what form this memory wants its samples."""
         self._wishes = wishes_of(memory)
+        self.start()
         self._poke(self._changed)
 
     def retrieve_buffer(self) -> Buffer:
