@@ -201,13 +201,11 @@ class Store:
             self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
         else:
             self.ring.write(linked.rows, linked.columns(code))
-        if self._waiting is not None:
-            waiting = self.look_after(chunk.stream.worker)
-            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
-        elif n == 1:
-            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest)
+        waiting = () if self._waiting is None else self.look_after(chunk.stream.worker)
+        if n == 1:
+            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest, waiting)
         else:
-            self.anchors.extend(first_id, linked.back, self.ring.oldest)
+            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
         if self._file is not None:
             rows = linked.rows[first_held - first_id :]
             stream = self.streams.code(chunk.stream)
