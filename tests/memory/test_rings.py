@@ -10,6 +10,7 @@ import torch
 from makers import buffer_of, plain_episode, stamped, with_crc
 from tmrl.datasets import open_dataset
 from tmrl.errors import DatasetError, EmptyMemoryError
+from tmrl.inspection.facts import read_facts
 from tmrl.memory import Epoch, FrameStack, Mixture, NStep, Prioritized, ReplayMemory, Uniform
 from tmrl.transition import Sample
 
@@ -151,6 +152,14 @@ def test_sizes_may_change_with_a_load_but_not_the_sources(tmp_path: Path) -> Non
     other = ReplayMemory()
     other.append_dataset(tmp_path)
     assert sorted(rewards(other)) == sorted(rewards(memory_of_saved(tmp_path)))
+
+
+def test_an_inspection_tells_no_ages_across_rings(tmp_path: Path) -> None:
+    fill(memory_of()).save(tmp_path)
+    facts = read_facts(tmp_path, open_dataset(tmp_path))
+    assert facts.row_ids is None
+    assert facts.capacity == 50
+    assert len(facts.arrivals()[0]) == 0
 
 
 def memory_of_saved(folder: Path) -> ReplayMemory:
