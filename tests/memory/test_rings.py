@@ -154,6 +154,39 @@ def test_sizes_may_change_with_a_load_but_not_the_sources(tmp_path: Path) -> Non
     assert sorted(rewards(other)) == sorted(rewards(memory_of_saved(tmp_path)))
 
 
+def test_a_dataset_keeps_the_labels_that_it_has(tmp_path: Path) -> None:
+    recorded = fill(ReplayMemory(), 3)
+    recorded.save(tmp_path)
+    memory = memory_of(dataset_path=tmp_path)
+    assert rewards(memory) == [*online_rewards(0, 3), *DEMO]
+
+
+def test_a_restore_replaces_what_every_ring_holds(tmp_path: Path) -> None:
+    saved, memory = fill(memory_of(), 4), fill(memory_of(), 9)
+    memory.sample()
+    saved.sample()
+    saved.save(tmp_path)
+    memory.restore(tmp_path)
+    assert rewards(memory) == rewards(saved)
+    small = memory.state_dict()
+    batches = [memory.sample().ids.tolist() for _ in range(3)]
+    assert batches == [saved.sample().ids.tolist() for _ in range(3)]
+    memory.load_state_dict(small)
+    assert batches == [memory.sample().ids.tolist() for _ in range(3)]
+
+
+def test_batches_that_are_drawn_ahead_are_the_same() -> None:
+    memories = [fill(memory_of(prefetch=n, samplers={"demo": Prioritized()})) for n in (0, 2)]
+    for i in range(6):
+        first, second = (memory.sample() for memory in memories)
+        assert first.ids.tolist() == second.ids.tolist()
+        for memory in memories:
+            memory.update_priorities(first.ids, first.rew)
+            memory.append(buffer_of(stamped(plain_episode(3, 300), "eve", 4 * i, i)), source="demo")
+    for memory in memories:
+        memory.close()
+
+
 def test_an_inspection_tells_no_ages_across_rings(tmp_path: Path) -> None:
     fill(memory_of()).save(tmp_path)
     facts = read_facts(tmp_path, open_dataset(tmp_path))
