@@ -187,6 +187,12 @@ def test_batches_that_are_drawn_ahead_are_the_same() -> None:
         memory.close()
 
 
+def test_a_memory_that_is_saved_empty_keeps_its_sources(tmp_path: Path) -> None:
+    memory_of().save(tmp_path)
+    memory = fill(memory_of_saved(tmp_path))
+    assert rewards(memory)[-12:] == DEMO
+
+
 def test_an_inspection_tells_no_ages_across_rings(tmp_path: Path) -> None:
     fill(memory_of()).save(tmp_path)
     facts = read_facts(tmp_path, open_dataset(tmp_path))
@@ -279,7 +285,11 @@ def test_an_empty_source_is_named() -> None:
     ("make", "message"),
     [
         (lambda: Mixture({"demo": 1}, keep={"expert": 5}), r"keep must be for .* \(demo\), got expert"),
-        (lambda: Mixture({"demo": 1}, keep={"demo": 0}), "keep must be at least 1 transition of each source"),
+        (
+            lambda: Mixture({"demo": 1}, keep={"demo": 0}),
+            r"be at least 1 transition of each, got .*'demo': 0",
+        ),
+        (lambda: Mixture({"": 1}, keep={"": 5}), "keep must name sources"),
         (lambda: memory_of(keep=50), r"memory_size must be above .* \(demo: 50\), got 50; choose a larger"),
         (lambda: setattr(memory_of(), "memory_size", 20), r"above what is kept of sources \(demo: 20\)"),
         (lambda: memory_of(storage_path="x"), "storage_path must be None for a Mixture with keep.*got 'x'"),
