@@ -119,6 +119,8 @@ class ChunkBuffer(Buffer):
 
     Attributes:
         is_merged: Whether it holds more than arrived together.
+        parcels: The Buffers that it was merged of, by a line that wants each to be taken or refused by
+            itself; else empty.
     """
 
     def __init__(self, parts: Sequence[RowPart | list[Any]] = (), maxlen: int = 500_000) -> None:
@@ -126,6 +128,7 @@ class ChunkBuffer(Buffer):
         self._parts: list[RowPart | list[Any]] = [part for part in parts if len(part)]
         self._samples: list[Any] | None = None
         self.is_merged = False
+        self.parcels: list[ChunkBuffer] = []
 
     @property
     def memory(self) -> list[Any]:
@@ -167,6 +170,7 @@ class ChunkBuffer(Buffer):
         """Empties the Buffer, see `Buffer.clear`."""
         super().clear()
         self.is_merged = False
+        self.parcels = []
 
     def __len__(self) -> int:
         return sum(map(len, self._parts)) if self._samples is None else len(self._samples)

@@ -10,6 +10,7 @@ import torch
 from makers import buffer_of, plain_episode, stamped, with_crc
 from tmrl.datasets import open_dataset
 from tmrl.errors import DatasetError, EmptyMemoryError
+from tmrl.inspection.facts import read_facts
 from tmrl.memory import Epoch, FrameStack, Mixture, NStep, Prioritized, ReplayMemory, Uniform
 from tmrl.transition import Sample
 
@@ -153,6 +154,53 @@ def test_sizes_may_change_with_a_load_but_not_the_sources(tmp_path: Path) -> Non
     assert sorted(rewards(other)) == sorted(rewards(memory_of_saved(tmp_path)))
 
 
+def test_a_dataset_keeps_the_labels_that_it_has(tmp_path: Path) -> None:
+    recorded = fill(ReplayMemory(), 3)
+    recorded.save(tmp_path)
+    memory = memory_of(dataset_path=tmp_path)
+    assert rewards(memory) == [*online_rewards(0, 3), *DEMO]
+
+
+def test_a_restore_replaces_what_every_ring_holds(tmp_path: Path) -> None:
+    saved, memory = fill(memory_of(), 4), fill(memory_of(), 9)
+    memory.sample()
+    saved.sample()
+    saved.save(tmp_path)
+    memory.restore(tmp_path)
+    assert rewards(memory) == rewards(saved)
+    small = memory.state_dict()
+    batches = [memory.sample().ids.tolist() for _ in range(3)]
+    assert batches == [saved.sample().ids.tolist() for _ in range(3)]
+    memory.load_state_dict(small)
+    assert batches == [memory.sample().ids.tolist() for _ in range(3)]
+
+
+def test_batches_that_are_drawn_ahead_are_the_same() -> None:
+    memories = [fill(memory_of(prefetch=n, samplers={"demo": Prioritized()})) for n in (0, 2)]
+    for i in range(6):
+        first, second = (memory.sample() for memory in memories)
+        assert first.ids.tolist() == second.ids.tolist()
+        for memory in memories:
+            memory.update_priorities(first.ids, first.rew)
+            memory.append(buffer_of(stamped(plain_episode(3, 300), "eve", 4 * i, i)), source="demo")
+    for memory in memories:
+        memory.close()
+
+
+def test_a_memory_that_is_saved_empty_keeps_its_sources(tmp_path: Path) -> None:
+    memory_of().save(tmp_path)
+    memory = fill(memory_of_saved(tmp_path))
+    assert rewards(memory)[-12:] == DEMO
+
+
+def test_an_inspection_tells_no_ages_across_rings(tmp_path: Path) -> None:
+    fill(memory_of()).save(tmp_path)
+    facts = read_facts(tmp_path, open_dataset(tmp_path))
+    assert facts.row_ids is None
+    assert facts.capacity == 50
+    assert len(facts.arrivals()[0]) == 0
+
+
 def memory_of_saved(folder: Path) -> ReplayMemory:
     return ReplayMemory.load(folder, sampler=Mixture(HALVES, keep={"demo": 20}))
 
@@ -237,7 +285,11 @@ def test_an_empty_source_is_named() -> None:
     ("make", "message"),
     [
         (lambda: Mixture({"demo": 1}, keep={"expert": 5}), r"keep must be for .* \(demo\), got expert"),
-        (lambda: Mixture({"demo": 1}, keep={"demo": 0}), "keep must be at least 1 transition of each source"),
+        (
+            lambda: Mixture({"demo": 1}, keep={"demo": 0}),
+            r"be at least 1 transition of each, got .*'demo': 0",
+        ),
+        (lambda: Mixture({"": 1}, keep={"": 5}), "keep must name sources"),
         (lambda: memory_of(keep=50), r"memory_size must be above .* \(demo: 50\), got 50; choose a larger"),
         (lambda: setattr(memory_of(), "memory_size", 20), r"above what is kept of sources \(demo: 20\)"),
         (lambda: memory_of(storage_path="x"), "storage_path must be None for a Mixture with keep.*got 'x'"),

@@ -329,7 +329,7 @@ def pair(sampler: type[MemoryMachine], window: str) -> type[MemoryMachine]:
 def test_every_sampler_agrees_with_the_oracle_on_every_window(
     sampler: type[MemoryMachine], window: str
 ) -> None:
-    run(max_examples=8, steps=12, machine=pair(sampler, window))
+    run(max_examples=6, steps=12, machine=pair(sampler, window))
 
 
 @pytest.mark.stress

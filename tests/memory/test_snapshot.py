@@ -380,12 +380,12 @@ def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: p
     copied = memory._state.copy_rows
     outrun = 0
 
-    def evict_first(ids: range) -> Any:
+    def evict_first(ids: range, source: str = "") -> Any:
         nonlocal outrun
         if outrun < 3:
             outrun += 1
             append(memory, 100 * outrun, 100 * outrun + 60)
-        return copied(ids)
+        return copied(ids, source)
 
     monkeypatch.setattr(memory._state, "copy_rows", evict_first)
     memory.save(tmp_path)

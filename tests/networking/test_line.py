@@ -3,11 +3,13 @@
 import math
 import random
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from dummies import CountingAgent, CountingEnv
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from tmrl.actor import ActorModule, TorchActorModule
 from tmrl.buffer import Buffer
@@ -18,6 +20,7 @@ from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
+from tmrl.training import TorchTrainingOffline
 from tmrl.transition import Sample
 
 
@@ -353,3 +356,26 @@ def test_what_cannot_travel_is_refused_at_once_and_names_the_entry(server, train
             a.send(buffer)
         a.send(numbered("a", 0, 2))
         assert len(retrieve(trainer, 2)) == 2
+
+
+def test_a_worker_whose_samples_the_memory_refuses_disturbs_nobody(server, trainer, caplog):
+    """Each parcel is taken or refused by itself, and the refusal is said once."""
+    training = TorchTrainingOffline(
+        (CountingEnv.observation_space, CountingEnv.action_space),
+        partial(ReplayMemory, memory_size=100, batch_size=2),
+        CountingAgent,
+        steps=1,
+        device="cpu",
+    )
+    with worker_line(server, "good") as good, worker_line(server, "bad") as bad:
+        good.send(numbered("good", 0, 7))
+        until(lambda: (training.update_buffer(trainer), training.total_samples)[1] == 7)
+        for first in (0, 7):
+            odd = numbered("bad", first, 7)
+            odd.memory = [Sample((*s[:1], s[1][:2], *s[2:]), s.stamp) for s in odd.memory]
+            bad.send(odd)
+        good.send(numbered("good", 7, 7))
+        until(lambda: (training.update_buffer(trainer), training.total_samples)[1] == 14)
+        until(lambda: (training.update_buffer(trainer), training.refused_samples)[1] == 14)
+    assert len(training.memory) == 12
+    assert caplog.text.count("the memory refuses samples of bad: worker 'bad', sample 0 of 7: obs") == 1

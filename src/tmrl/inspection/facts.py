@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tmrl.datasets.dataset import Dataset
 from tmrl.datasets.files import MANIFEST, read_manifest
-from tmrl.datasets.segments import memory_in
+from tmrl.datasets.segments import memory_in, rings_in
 from tmrl.errors import DatasetError
 from tmrl.memory.stats import Tally
 
@@ -79,8 +79,10 @@ def read_facts(path: Path, dataset: Dataset | None = None) -> Facts:
         return Facts(name, disk_bytes, when)
     document, _ = read_manifest(path)
     try:
-        row_ids = getattr(dataset, "row_ids", None)
-        return Facts(name, disk_bytes, when, row_ids=row_ids, **_of_memory(memory_in(document)))
+        body = memory_in(document)
+        # Rings count their rows each by itself, so there is no age that holds for all.
+        row_ids = None if len(rings_in(body)) > 1 else getattr(dataset, "row_ids", None)
+        return Facts(name, disk_bytes, when, row_ids=row_ids, **_of_memory(body))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path / MANIFEST} must be what save writes, but: {error!r}") from error
 

@@ -129,6 +129,9 @@ class Anchors:
         ages = self.number[slots] - np.uint32(self.head & 0xFFFFFFFF)
         return ages.astype(np.int64) + self.head
 
+    def _number_at(self, slot: int) -> int:
+        return self.head + ((int(self.number[slot]) - self.head) & 0xFFFFFFFF)
+
     def extend(
         self, first_id: int, back: NDArray[np.int32], oldest: int, waiting: Collection[int] = ()
     ) -> None:
@@ -166,27 +169,31 @@ class Anchors:
         if waiting:
             waits = np.isin(anchors, list(waiting))
             self._waiting.update(numbers[waits].tolist())
-            self._set_holes([*self.holes, *numbers[waits].tolist()])
+            self.holes += numbers[waits].tolist()
+            self._close_up()
             slots = slots[~waits]
         if self.follower is not None and len(slots):
             self.follower.added(slots)
 
     def release(self, row_ids: Collection[int]) -> None:
         """Those of these rows, all in the ring, that are anchors and wait can be drawn from now on."""
-        slots = np.array(sorted(row_ids), np.int64) % self.n_rows
-        numbers = self._numbers_at(slots)
-        waits = np.isin(numbers, list(self._waiting)) & self._is_there(numbers, slots)
-        if not waits.any():
+        released: list[int] = []
+        for slot in (row_id % self.n_rows for row_id in sorted(row_ids)):
+            number = self._number_at(slot)
+            if number in self._waiting and self.order[number % self.n_rows, 1] == slot:
+                self._waiting.remove(number)
+                self.holes.remove(number)
+                released.append(slot)
+        if not released:
             return
-        self._waiting.difference_update(numbers[waits].tolist())
-        self._set_holes(np.setdiff1d(self.holes, numbers[waits]).tolist())
+        self._close_up()
         if self.follower is not None:
-            self.follower.added(slots[waits])
+            self.follower.added(np.array(released))
 
-    def extend_one(self, row_id: int, back: int, oldest: int) -> None:
+    def extend_one(self, row_id: int, back: int, oldest: int, waiting: Collection[int] = ()) -> None:
         """`extend` for one row."""
         if not self._is_plain:
-            self.extend(row_id, np.array([back], np.int32), oldest)
+            self.extend(row_id, np.array([back], np.int32), oldest, waiting)
             return
         slot = row_id % self.n_rows
         self.oldest, self.next = oldest, row_id + 1
@@ -197,7 +204,11 @@ class Anchors:
             self.number[slot] = self.tail & 0xFFFFFFFF
             self.order[self.tail % self.n_rows] = previous, slot
             self.tail += 1
-            if self.follower is not None:
+            if row_id in waiting:
+                self._waiting.add(self.tail - 1)
+                self.holes.append(self.tail - 1)
+                self._close_up()
+            elif self.follower is not None:
                 self.follower.added(np.array([slot]))
 
     def evict(self, ids: range) -> None:
@@ -244,12 +255,13 @@ class Anchors:
         anchor = int(self.following[slot])
         if anchor == slot:
             return
-        if self._waiting:
-            self._remove(np.array([anchor]))
+        number = self._number_at(anchor)
+        if number in self._waiting:  # a hole already
+            self._waiting.remove(number)
+            self._close_up()
             return
         if self.follower is not None:
             self.follower.removed(np.array([anchor]))
-        number = self.head + ((int(self.number[anchor]) - self.head) & 0xFFFFFFFF)
         if number == self.head and not self.holes:
             self.head += 1
             return
@@ -269,7 +281,8 @@ class Anchors:
         if not self.holes and numbers[0] == self.head and numbers[-1] == self.head + len(numbers) - 1:
             self.head += len(numbers)
             return
-        self._set_holes(sorted([*self.holes, *numbers.tolist()]))
+        self.holes = sorted([*self.holes, *numbers.tolist()])
+        self._close_up()
 
     def _without_waiting(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Makes holes for good of those that waited, and returns the others."""
@@ -277,10 +290,6 @@ class Anchors:
         waits = np.isin(numbers, list(self._waiting))
         self._waiting.difference_update(numbers[waits].tolist())
         return slots[~waits]
-
-    def _set_holes(self, holes: list[int]) -> None:
-        self.holes = holes
-        self._close_up()
 
     def _close_up(self) -> None:
         """Moves the head past the holes that begin there, but not past what only waits."""

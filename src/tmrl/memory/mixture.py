@@ -48,7 +48,7 @@ class Mixture(Sampler):
 
     Raises:
         ValueError: There are no shares, or one is negative; a sampler or a ring is for a source without a
-            share; a ring is for less than one transition.
+            share; a ring is for a source without a name, or for less than one transition.
     """
 
     follows = True
@@ -60,7 +60,8 @@ class Mixture(Sampler):
         empty: Literal["error", "others"] = "error",
         keep: Mapping[str, int] | None = None,
     ) -> None:
-        samplers, self.keep = samplers or {}, dict(keep or {})
+        samplers = samplers or {}
+        self.keep = {source: int(n) for source, n in (keep or {}).items()}
         for name, given in (("samplers", samplers), ("keep", self.keep)):
             unknown = [source for source in given if source not in shares]
             if not shares or unknown:
@@ -68,8 +69,8 @@ class Mixture(Sampler):
                     f"{name} must be for sources that have a share ({', '.join(shares) or 'none'}), "
                     f"got {', '.join(unknown) or 'no shares at all'}"
                 )
-        if any(n < 1 for n in self.keep.values()):
-            raise ValueError(f"keep must be at least 1 transition of each source, got {self.keep}")
+        if "" in self.keep or any(n < 1 for n in self.keep.values()):
+            raise ValueError(f"keep must name sources and be at least 1 transition of each, got {self.keep}")
         if empty not in {"error", "others"}:
             raise ValueError(f'empty must be "error" or "others", got {empty!r}')
         self._shares = dict(shares)

@@ -83,30 +83,32 @@ def check_kept(saved: Mapping[str, int], kept: Mapping[str, int]) -> None:
 
 
 class DrawnOfRings(NamedTuple):
-    """Which rows a batch was made of, by slots of the table."""
+    """Which rows a batch was made of, by slots of the table, so that ids are computed only if asked for."""
 
     pairs: Pairs
-    numbers: NDArray[np.int64]
-    """`(B,)` numbers of their rings."""
-    oldest: NDArray[np.int64]
-    """`(B,)` ids of the oldest row of each one's ring."""
-    next: NDArray[np.int64]
-    n_rows: NDArray[np.int64]
+    bounds: list[tuple[int, int]]
+    """Of each ring the ids of its oldest row and of the one after its newest."""
     starts: NDArray[np.int64]
-    n_rings: int
+    """Where in the table each ring begins."""
+    sizes: NDArray[np.int64]
+    """Rows of each ring."""
 
-    def own_ids(self) -> NDArray[np.int64]:
-        """`(B,)` ids of the anchors within their rings."""
-        slots = self.pairs[:, 1] - self.starts
-        return self.oldest + (slots - self.oldest) % self.n_rows
+    def _own(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of each anchor the number of its ring, its id there, and the id after that of the newest row."""
+        numbers = np.searchsorted(self.starts, self.pairs[:, 1], side="right") - 1
+        oldest, stop = np.array(self.bounds)[numbers].T
+        slots = self.pairs[:, 1] - self.starts[numbers]
+        return numbers, oldest + (slots - oldest) % self.sizes[numbers], stop
 
     def ids(self) -> NDArray[np.int64]:
         """`(B,)` row ids of the anchors."""
-        return self.numbers + self.n_rings * self.own_ids()
+        numbers, row_ids, _ = self._own()
+        return numbers + len(self.bounds) * row_ids
 
     def ages(self) -> NDArray[np.int64]:
         """`(B,)` rows of the same ring that came after the anchors, until they were drawn."""
-        return self.next - 1 - self.own_ids()
+        _, row_ids, stop = self._own()
+        return stop - 1 - row_ids
 
 
 class Rings:
@@ -135,7 +137,7 @@ class Rings:
     ) -> None:
         self.schema = schema
         self.tally = tally
-        self._window = window
+        self._layout = window.layout
         self._sampler = sampler
         self._streams = StreamTable()
         self._number_of = {source: number for number, source in enumerate(kept, 1)}
@@ -256,15 +258,15 @@ class Rings:
 
     def drawn(self, pairs: Pairs) -> DrawnOfRings:
         """Says of which rows the windows are."""
-        numbers = self.numbers_of(pairs[:, 1])
-        bounds = np.array([(part.ring.oldest, part.ring.next) for part in self.parts])[numbers]
-        starts, sizes = self._starts[numbers], self._sizes[numbers]
-        return DrawnOfRings(pairs, numbers, bounds[:, 0], bounds[:, 1], sizes, starts, len(self.parts))
+        bounds = [(part.ring.oldest, part.ring.next) for part in self.parts]
+        return DrawnOfRings(pairs, bounds, self._starts, self._sizes)
 
     def expand(self, pairs: Pairs) -> NDArray[np.int32]:
         """The slots of whole windows, `(B, L)`."""
+        if self._layout.n_rows == 2:
+            return pairs
         numbers = self.numbers_of(pairs[:, 1])
-        expanded = np.empty((len(pairs), self._window.layout.n_rows), np.int32)
+        expanded = np.empty((len(pairs), self._layout.n_rows), np.int32)
         for number, part in enumerate(self.parts):
             chosen, start = np.flatnonzero(numbers == number), np.int32(self.start_of(number))
             if len(chosen):

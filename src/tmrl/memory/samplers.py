@@ -172,7 +172,10 @@ class Sampler(ABC):
         """Begins with an index that is empty; what was followed before is gone."""
 
     def added(self, slots: Slots) -> None:  # noqa: B027
-        """Transitions with anchors in these slots can be drawn from now on; oldest first."""
+        """Transitions with anchors in these slots can be drawn from now on; oldest first.
+
+        With a window that waits, they may be older than some that were added before.
+        """
 
     def removed(self, slots: Slots) -> None:  # noqa: B027
         """Transitions with anchors in these slots cannot be drawn any more."""

@@ -423,7 +423,8 @@ class MemoryState:
             )
         with self.lock:
             self.before_change()
-            check_kept(kept_in(document), self.sampler.keep)
+            if document["schema"] is not None:
+                check_kept(kept_in(document), self.sampler.keep)
             wanted, self.size = self.size, document["settings"]["memory_size"]
             self.store = None
             self.restore(document)

@@ -221,13 +221,11 @@ class Store:
             row_sums = None if self._file is None else row_checks(linked.rows)
         else:
             row_sums = self._write(linked.rows, linked.columns(code))
-        if self._waiting is not None:
-            waiting = self.look_after(chunk.stream.worker)
-            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
-        elif n == 1:
-            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest)
+        waiting = () if self._waiting is None else self.look_after(chunk.stream.worker)
+        if n == 1:
+            self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest, waiting)
         else:
-            self.anchors.extend(first_id, linked.back, self.ring.oldest)
+            self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
         if self._file is not None and row_sums is not None:
             held = slice(first_held - first_id, None)
             stream = self.streams.code(chunk.stream)

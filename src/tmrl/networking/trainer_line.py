@@ -139,7 +139,9 @@ class TrainerLine:
         if record.parcel is None:
             return
         try:
-            buffer += decode(record.parcel)
+            parcel = decode(record.parcel)
+            buffer += parcel
+            buffer.parcels.append(parcel)
         except ParcelError as error:
             self.refused += 1
             logger.warning("a parcel of %r cannot be read and is left out: %s", record.name, error)

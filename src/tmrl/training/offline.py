@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from tmrl.buffer import Buffer
+from tmrl.errors import BadSampleError, HistoryError, IntegrityError, SchemaError
+from tmrl.packing import worker_of
 from tmrl.training.agent import TrainingAgent
 from tmrl.training.metrics import RoundMeans, Stopwatch
 from tmrl.training.rate_limit import RateLimit
@@ -32,6 +35,7 @@ class TrainingOffline:
 
     Where the loop stands is in `epoch`, in `round`, the rounds done of this epoch, in `step`, the training
     steps done of this round, and in `total_updates` and `total_samples`. `run_epoch` goes on from there.
+    `refused_samples` counts those of workers elsewhere that the memory refused.
     """
 
     env_cls: Any
@@ -82,6 +86,8 @@ class TrainingOffline:
             observation_space=observation_space, action_space=action_space, device=self.device
         )
         self.total_samples = len(self.memory)
+        self.refused_samples = 0
+        self._refused_workers: set[str] = set()
 
     def _spaces(self) -> tuple[Any, Any]:
         if isinstance(self.env_cls, tuple):
@@ -173,8 +179,26 @@ class TrainingOffline:
         if is_ahead and len(self.memory):
             return
         buffer = interface.retrieve_buffer()
-        self.memory.append(buffer)
-        self.total_samples += len(buffer)
+        parcels: list[Buffer] = getattr(buffer, "parcels", [])
+        if parcels:
+            self._append_each(parcels)
+        else:
+            self.memory.append(buffer)
+            self.total_samples += len(buffer)
+
+    def _append_each(self, parcels: list[Buffer]) -> None:
+        """Takes in what several workers sent; what the memory refuses is left out, and said once a worker."""
+        for parcel in parcels:
+            try:
+                self.memory.append(parcel)
+            except (BadSampleError, SchemaError, HistoryError, IntegrityError) as error:
+                self.refused_samples += len(parcel)
+                workers = set(map(worker_of, parcel.memory))
+                if not workers <= self._refused_workers:
+                    self._refused_workers |= workers
+                    logger.warning("the memory refuses samples of %s: %s", ", ".join(sorted(workers)), error)
+            else:
+                self.total_samples += len(parcel)
 
     def check_ratio(self, interface: SampleSource) -> None:
         """Waits until enough samples arrived for one more training step."""
