@@ -111,11 +111,12 @@ class TestInterface:
     def test_empty_buffer_changes_nothing(self) -> None:
         memory = filled()
         memory.sample()
-        before = replace(memory.stats(), age_s_p50=0.0, age_s_p95=0.0)
+        unknown = {"age_s_p50": 0.0, "age_s_p95": 0.0, "policy_lag_p50": 0.0, "policy_lag_p95": 0.0}
+        before = replace(memory.stats(), **unknown)
         empty = Buffer()
         empty.stat_train_return = 7.0
         memory.append(empty)
-        assert replace(memory.stats(), age_s_p50=0.0, age_s_p95=0.0) == before
+        assert replace(memory.stats(), **unknown) == before
         assert memory.stat_train_return == 0.0
 
     def test_statistics_of_the_buffer_are_taken_over(self) -> None:
