@@ -84,6 +84,22 @@ def test_a_memory_gets_rows_once_the_trainer_is_attached(server, trainer):
     assert torch.equal(batch.prev_obs + 1, batch.new_obs)
 
 
+def test_a_policy_of_another_size_is_refused_in_one_line(server, trainer):
+    class Wide(Policy):
+        def __init__(self, observation_space=None, action_space=None, device="cpu"):
+            super().__init__(observation_space, action_space, device)
+            self.layer = torch.nn.Linear(3, 3)
+
+    with worker_line(server, "a") as a:
+        trainer.broadcast_model(Wide())
+        match = (
+            r"the policy that came is none of this worker's Policy: .*size mismatch.*; give the worker and"
+        )
+        with pytest.raises(PolicyError, match=match) as caught:
+            a.receive(10.0, Policy())
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_episodes_and_their_statistics_arrive(server, trainer):
     from tmrl.transition import EpisodeRecord
 

@@ -7,6 +7,7 @@ come in on a connection of their own, the newest only.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.sink import Received
 from tmrl.waiting import Wait
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerLine:
@@ -78,7 +81,9 @@ class WorkerLine:
     @property
     def peer(self) -> str:
         """Who is at the other end."""
-        seen = "never heard" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+        seen = (
+            "not heard yet" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+        )
         return f"the trainer through {self._dialer.address}, {seen}"
 
     # The worker's thread.
@@ -158,10 +163,21 @@ class WorkerLine:
         """Waits a little for what is on its way, and hangs up; an outbox on disk keeps what is left."""
         if self._is_closed:
             return
-        self.flush(self._close_s)
+        if not self.flush(self._close_s):
+            self._tell_what_is_left()
         self._is_closed = True
         background.run(self._hang_up())
         self.outbox.close()
+
+    def _tell_what_is_left(self) -> None:
+        box = self.outbox
+        logger.warning(
+            "%d parcels of %r are not known to be safe with the server; %s",
+            *(box.next - box.first, box.name),
+            "they stay in the outbox, and go when a worker of this name comes back"
+            if box.is_durable
+            else "they were kept in memory, and end with this line",
+        )
 
     def __enter__(self) -> Self:
         return self
