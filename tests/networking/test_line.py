@@ -100,6 +100,18 @@ def test_a_policy_of_another_size_is_refused_in_one_line(server, trainer):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_an_outbox_is_put_on_the_disk_also_while_there_is_no_server(tmp_path, monkeypatch):
+    from tmrl.networking import worker_line as module
+    from tmrl.networking.connecting import outbox_of
+    from tmrl.networking.transport import Loopback
+
+    monkeypatch.setattr(module, "SYNC_INTERVAL_S", 0.01)
+    outbox = outbox_of("a", tmp_path)
+    with WorkerLine(Loopback(), outbox, close_s=0.0) as line:
+        line.send(numbered("a", 0, 10))
+        until(lambda: outbox._log._synced == outbox.next == 1)
+
+
 def test_episodes_and_their_statistics_arrive(server, trainer):
     from tmrl.transition import EpisodeRecord
 

@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import LineLostError, ProtocolError
+from tmrl.errors import LineLostError, ProtocolError, StorageError
 from tmrl.networking import background
 from tmrl.networking.delivery import Outbox, Sender
 from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
@@ -31,6 +31,9 @@ from tmrl.sink import Received
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
+
+SYNC_INTERVAL_S = 1.0
+"""From one sync of an outbox on disk to the next, while there is no server to send to."""
 
 
 class WorkerLine:
@@ -76,6 +79,7 @@ class WorkerLine:
         self._tasks = [
             background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
             background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
+            background.start(self._sync_for_ever()),
         ]
 
     @property
@@ -211,6 +215,16 @@ class WorkerLine:
             before = await asyncio.to_thread(self.outbox.sync)
             while (message := sender.next_message(self._batch_bytes, before)) is not None:
                 await connection.send(to_frame(*message))
+
+    async def _sync_for_ever(self) -> None:
+        """Puts on the disk what waits there, also while nothing can be sent."""
+        while self.outbox.is_durable:
+            await asyncio.sleep(SYNC_INTERVAL_S)
+            try:
+                await asyncio.to_thread(self.outbox.sync)
+            except StorageError as error:
+                self._give_up(error)
+                return
 
     async def _until_due(self, sender: Sender) -> None:
         """Waits until there is something to send, and enough of it, or for long enough."""
