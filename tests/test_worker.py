@@ -11,6 +11,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import Autoreset
 
+import tmrl.worker
 from dummies import CountingActor, CountingEnv
 from tmrl.actor import ActorModule
 from tmrl.errors import StalledError
@@ -387,12 +388,12 @@ def test_a_worker_with_neither_a_sink_nor_standalone_is_refused() -> None:
     with pytest.raises(
         ValueError, match="needs a line to its trainer, got none; pass sink=, or standalone=True"
     ):
-        RolloutWorker(CountingEnv, CountingActor)
+        tmrl.worker.RolloutWorker(CountingEnv, CountingActor)
 
 
 def test_arguments_of_the_old_transport_are_ignored_with_one_warning() -> None:
-    with pytest.warns(UserWarning, match="ignores server_ip, password: .* use sink= instead") as caught:
-        make_worker(server_ip="10.0.0.1", password="secret")
+    with pytest.warns(UserWarning, match="ignores password, hostname: .* use credential= instead") as caught:
+        make_worker(hostname="trainer", password="secret")
     assert len(caught) == 1
     assert caught[0].filename == __file__
     with warnings.catch_warnings():

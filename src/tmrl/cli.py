@@ -1,11 +1,12 @@
 """The command line: `tmrl train`, `eval`, `record`, `export`, `inspect`, `verify`, and those of the line.
 
 Nobody imports it. It is thin: the work is done in `tmrl.runs`, `tmrl.inspection` and `tmrl.networking`.
-Exit codes: 0 done, 1 the target was not reached, or the data or the credentials cannot be used, 2 a wrong
-call, 130 interrupted. A wrong call is told in a short message with the remedy. Heavy libraries are loaded
-by the command that needs them.
+Exit codes: 0 done, 1 the target was not reached, or the server, the data or the credentials cannot be used,
+2 a wrong call, 130 interrupted. A wrong call is told in a short message with the remedy. Heavy libraries are
+loaded by the command that needs them.
 """
 
+import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     import torch
 
+    from tmrl.errors import CrewError, RefusedError, StalledError
     from tmrl.runs.folder import RunFolder, check_name_is_free
     from tmrl.runs.session import Session, resumed_session
 
@@ -52,7 +54,11 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
                 console.print(
                     f"{folder.path} goes on after {done:,} updates", soft_wrap=True, highlight=False
                 )
-        outcome = session.run(folder, console)
+        try:
+            outcome = session.run(folder, console)
+        except (CrewError, RefusedError, StalledError) as error:
+            tell(str(error))
+            return FAILED
     console.print(f"policy, curve and summary are in {folder.path}", soft_wrap=True, highlight=False)
     if outcome.returns is None:
         console.print("interrupted before the end")
@@ -207,6 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with wrong_calls_told():
             _check_import_name()
             defaults = _defaults(arguments)
+        # gRPC would add lines of its own to the messages.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         sys.exit(_dispatch(arguments, defaults))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

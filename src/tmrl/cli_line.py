@@ -18,7 +18,7 @@ def server(settings: Annotated[ServerSettings, tyro.conf.arg(name="")]) -> int:
     from tmrl.runs.serving import serve
 
     _log_warnings()
-    with wrong_calls_told(), damage_told():
+    with wrong_calls_told():
         serve(settings, Console())
     return 0
 
@@ -29,9 +29,9 @@ def worker(settings: Annotated[WorkerSettings, tyro.conf.arg(name="")]) -> int:
     from tmrl.runs.serving import make_worker, work
 
     _log_warnings()
-    with wrong_calls_told(), damage_told():
+    with wrong_calls_told():
         worker = make_worker(settings)
-    say(f"{worker.worker_id} acts in {settings.env} for {worker.sink.peer if worker.sink else 'nobody'}")
+    say(f"{worker.worker_id} acts in {settings.env}; Ctrl-C ends it")
     try:
         work(worker, settings)
     except TmrlError as error:
@@ -47,7 +47,8 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
     from tmrl.networking.status import report_of
     from tmrl.runs.status_table import print_status
 
-    with wrong_calls_told(), damage_told():
+    with wrong_calls_told():
+        settings.check()
         address = Address.read(settings.server)
         dialer = dialer_of(address.host, address.port, settings.credential)
     try:
@@ -60,7 +61,10 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
             if settings.watch_s is None:
                 return 0
             time.sleep(settings.watch_s)
-    except (LineLostError, RefusedError) as error:
+    except LineLostError as error:
+        tell(f"{error}; see whether `tmrl server` runs there")
+        return FAILED
+    except RefusedError as error:
         tell(str(error))
         return FAILED
     except KeyboardInterrupt:

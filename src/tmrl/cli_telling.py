@@ -25,10 +25,18 @@ def damage_told() -> Generator[None]:
 
 @contextmanager
 def wrong_calls_told() -> Generator[None]:
-    """Turns what a wrong call raises, before any work began, into a message and exit code 2."""
+    """Turns what a wrong call raises, before any work began, into a message and exit code 2.
+
+    Credentials, an outbox or a spool that cannot be used are exit code 1, as everywhere.
+    """
+    from tmrl.errors import CredentialError, StorageError
+
     try:
         yield
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (CredentialError, StorageError) as error:
+        tell(str(error))
+        sys.exit(FAILED)
+    except (ValueError, OSError) as error:
         tell(str(error))
         sys.exit(WRONG_CALL)
 

@@ -17,6 +17,7 @@
     ├── LineLostError         a connection that is gone; what was not acknowledged stays (ConnectionError)
     ├── RefusedError          a peer hung up for good, and said why                      (ConnectionError)
     ├── CredentialError       credentials of the line that are missing, damaged, expired (ValueError)
+    ├── CrewError             a process that a run started failed, and would again        (RuntimeError)
     └── StalledError          a wait that outlasted its limit                            (TimeoutError)
 
 A wrong argument of a function or a constructor is a plain `ValueError` or `TypeError`.
@@ -26,11 +27,13 @@ __all__ = [
     "BadSampleError",
     "ContractError",
     "CredentialError",
+    "CrewError",
     "DatasetError",
     "EmptyMemoryError",
     "EvictedRowError",
     "HistoryError",
     "IntegrityError",
+    "LineLostError",
     "ParcelError",
     "PolicyError",
     "ProtocolError",
@@ -130,6 +133,10 @@ class CredentialError(TmrlError, ValueError):
 
     It never holds a private key, and neither does its cause.
     """
+
+
+class CrewError(TmrlError, RuntimeError):
+    """A process that a run started failed, and would again; the message has its last words."""
 
 
 class StalledError(TmrlError, TimeoutError):

@@ -89,6 +89,34 @@ def test_a_memory_gets_rows_once_the_trainer_is_attached(server, trainer):
     assert torch.equal(batch.prev_obs + 1, batch.new_obs)
 
 
+def test_a_policy_of_another_size_is_refused_in_one_line(server, trainer):
+    class Wide(Policy):
+        def __init__(self, observation_space=None, action_space=None, device="cpu"):
+            super().__init__(observation_space, action_space, device)
+            self.layer = torch.nn.Linear(3, 3)
+
+    with worker_line(server, "a") as a:
+        trainer.broadcast_model(Wide())
+        match = (
+            r"the policy that came is none of this worker's Policy: .*size mismatch.*; give the worker and"
+        )
+        with pytest.raises(PolicyError, match=match) as caught:
+            a.receive(10.0, Policy())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_outbox_is_put_on_the_disk_also_while_there_is_no_server(tmp_path, monkeypatch):
+    from tmrl.networking import worker_line as module
+    from tmrl.networking.connecting import outbox_of
+    from tmrl.networking.transport import Loopback
+
+    monkeypatch.setattr(module, "SYNC_INTERVAL_S", 0.01)
+    outbox = outbox_of("a", tmp_path)
+    with WorkerLine(Loopback(), outbox, close_s=0.0) as line:
+        line.send(numbered("a", 0, 10))
+        until(lambda: outbox._log._synced == outbox.next == 1)
+
+
 def test_episodes_and_their_statistics_arrive(server, trainer):
     from tmrl.transition import EpisodeRecord
 

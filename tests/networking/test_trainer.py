@@ -206,16 +206,11 @@ def test_one_checkpoint_function_without_the_other_is_refused(tmp_path: Path) ->
         next(iterate_epochs(make_training(), make_source(), epochs_between_checkpoints=0))
 
 
-def test_a_trainer_without_a_source_is_refused() -> None:
-    with pytest.raises(ValueError, match="a Trainer needs a source of samples, got none; pass source="):
-        Trainer(make_training())
-
-
 def test_arguments_of_the_old_transport_are_ignored_with_one_warning() -> None:
     with pytest.warns(
-        UserWarning, match="Trainer ignores server_ip, security: .* use source= instead"
+        UserWarning, match="Trainer ignores password, security: .* use credential= instead"
     ) as caught:
-        Trainer(make_training(), "10.0.0.1", security="TLS", source=make_source())
+        Trainer(make_training(), password="p", security="TLS", source=make_source())
     assert [warning.filename for warning in caught] == [__file__]
 
 

@@ -91,6 +91,11 @@ class Outbox:
         return self._name
 
     @property
+    def is_durable(self) -> bool:
+        """Whether the parcels outlive the process."""
+        return self._is_durable
+
+    @property
     def epoch(self) -> int:
         """This life of the outbox: nanoseconds since 1970 when it began."""
         return self._epoch

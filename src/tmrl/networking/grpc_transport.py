@@ -73,7 +73,8 @@ class GrpcDialer:
         if credential is None and not is_loopback(host):
             raise ValueError(
                 f"a line to another machine needs a credential, got none for {host}; on the server run "
-                "`tmrl credentials worker DIR NAME`, bring the file here, and give it as credential="
+                "`tmrl credentials worker DIR NAME`, bring the file here, and give it as --credential "
+                "(in Python credential=)"
             )
         self.address = endpoint(host, port)
         self._credential = credential
@@ -108,7 +109,12 @@ class GrpcDialer:
 def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedError:
     if error.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
         return RefusedError(f"{address} refuses: {error.details()}")
-    return LineLostError(f"{address} cannot be reached: {error.code().name}, {error.details()}")
+    return LineLostError(f"{address} cannot be reached: {_reason(error.details())}")
+
+
+def _reason(details: str | None) -> str:
+    """The part of gRPC's report that says what failed, without what it was trying."""
+    return (details or "no reason given").rpartition("Failed to connect to remote host: ")[2]
 
 
 class _Call:
@@ -166,8 +172,8 @@ class GrpcListener:
         if credentials is None and not is_loopback(host):
             raise ValueError(
                 f"a server that others can reach needs credentials, got none for {host}; run "
-                "`tmrl credentials init --host THIS-HOST DIR` and give DIR as credentials=, or listen at "
-                "127.0.0.1"
+                "`tmrl credentials init --host THIS-HOST DIR` and give DIR as --credentials (in Python "
+                "credentials=), or listen at 127.0.0.1"
             )
         self.port = port
         self._host = host

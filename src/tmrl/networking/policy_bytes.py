@@ -36,4 +36,17 @@ def load_policy(actor: ActorModule, body: bytes | memoryview) -> ActorModule:
     with tempfile.TemporaryDirectory(prefix="tmrl-") as folder:
         file = Path(folder) / FILE
         file.write_bytes(body)
-        return actor.load(file, getattr(actor, "device", "cpu"))
+        try:
+            return actor.load(file, getattr(actor, "device", "cpu"))
+        except Exception as error:
+            raise PolicyError(
+                f"the policy that came is none of this worker's {type(actor).__name__}: {_end_of(error)}; "
+                "give the worker and the trainer actors of one class, with the same sizes"
+            ) from error
+
+
+def _end_of(error: Exception) -> str:
+    """What failed first, in a line; the later errors name a file that nobody has seen."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]

@@ -49,7 +49,7 @@ async def keep_connected(
         # Apart from each other: a server that comes back is not run over by all of its workers at once.
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        wait.check(lambda why=reason: f"{dialer.address} ({why})")
+        wait.check(lambda why=reason: f"the server: {why}")
 
 
 async def hear(connection: Connection) -> Message:

@@ -74,7 +74,7 @@ class Server:
         self.host = host
         self.loopback = Loopback("the server in this process")
         self._is_closed = False
-        listener = None if port is None else _listener(host, port, credentials)
+        listener = None if port is None else listener_of(host, port, credentials)
         folder = None if spool is None else Path(spool)
         self._hub = background.run(_made(folder, spool_bytes, window, max_workers))
         self._listeners: list[Listener] = [self.loopback]
@@ -108,7 +108,13 @@ class Server:
         self.close()
 
 
-def _listener(host: str, port: int, credentials: Any) -> Any:
+def listener_of(host: str, port: int, credentials: "str | Path | ServerCredentials | None") -> Any:
+    """What will listen at an address.
+
+    Raises:
+        ValueError: Others can reach the address, and there are no credentials.
+        CredentialError: The credentials cannot be used.
+    """
     from tmrl.networking.grpc_transport import GrpcListener
 
     if isinstance(credentials, str | Path):

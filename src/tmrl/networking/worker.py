@@ -26,8 +26,8 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
     Everything but the line is `tmrl.worker.RolloutWorker`, where the arguments not listed here are described.
 
     Args:
-        env_cls, actor_module_cls, sample_compressor, device, max_samples_per_episode, model_path,
-            obs_preprocessor, crc_debug, model_path_history, model_history: See there.
+        env_cls, actor_module_cls, sample_compressor, device, max_samples_per_episode: See there.
+        model_path, obs_preprocessor, crc_debug, model_path_history, model_history: See there.
         standalone: Whether the worker works without a line and keeps its samples in `buffer`.
         server_ip: Name or address of the server; by default this machine, or what the credential says.
         server_port: Its port; likewise.

@@ -7,6 +7,7 @@ come in on a connection of their own, the newest only.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import LineLostError, ProtocolError
+from tmrl.errors import LineLostError, ProtocolError, StorageError
 from tmrl.networking import background
 from tmrl.networking.delivery import Outbox, Sender
 from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
@@ -28,6 +29,11 @@ from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.sink import Received
 from tmrl.waiting import Wait
+
+logger = logging.getLogger(__name__)
+
+SYNC_INTERVAL_S = 1.0
+"""From one sync of an outbox on disk to the next, while there is no server to send to."""
 
 
 class WorkerLine:
@@ -73,12 +79,15 @@ class WorkerLine:
         self._tasks = [
             background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
             background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
+            background.start(self._sync_for_ever()),
         ]
 
     @property
     def peer(self) -> str:
         """Who is at the other end."""
-        seen = "never heard" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+        seen = (
+            "not heard yet" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+        )
         return f"the trainer through {self._dialer.address}, {seen}"
 
     # The worker's thread.
@@ -158,10 +167,21 @@ class WorkerLine:
         """Waits a little for what is on its way, and hangs up; an outbox on disk keeps what is left."""
         if self._is_closed:
             return
-        self.flush(self._close_s)
+        if not self.flush(self._close_s):
+            self._tell_what_is_left()
         self._is_closed = True
         background.run(self._hang_up())
         self.outbox.close()
+
+    def _tell_what_is_left(self) -> None:
+        box = self.outbox
+        logger.warning(
+            "%d parcels of %r are not known to be safe with the server; %s",
+            *(box.next - box.first, box.name),
+            "they stay in the outbox, and go when a worker of this name comes back"
+            if box.is_durable
+            else "they were kept in memory, and end with this line",
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -195,6 +215,16 @@ class WorkerLine:
             before = await asyncio.to_thread(self.outbox.sync)
             while (message := sender.next_message(self._batch_bytes, before)) is not None:
                 await connection.send(to_frame(*message))
+
+    async def _sync_for_ever(self) -> None:
+        """Puts on the disk what waits there, also while nothing can be sent."""
+        while self.outbox.is_durable:
+            await asyncio.sleep(SYNC_INTERVAL_S)
+            try:
+                await asyncio.to_thread(self.outbox.sync)
+            except StorageError as error:
+                self._give_up(error)
+                return
 
     async def _until_due(self, sender: Sender) -> None:
         """Waits until there is something to send, and enough of it, or for long enough."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from tmrl.errors import CrewError
+
 logger = logging.getLogger(__name__)
 
 END_S = 15.0
@@ -17,6 +19,8 @@ RESTART_PAUSE_S = 1.0
 MAX_FAILURES = 3
 """In a row, each within `SOON_S`; then the crew gives up."""
 SOON_S = 30.0
+WRONG_CALL = 2
+"""Exit code of a command that would fail again."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,8 @@ class _Member:
     process: "subprocess.Popen[bytes]"
     started_at: float
     failures: int = 0
+    last_words: str = "it said nothing"
+    reader: threading.Thread | None = None
 
 
 class Crew:
@@ -48,8 +54,7 @@ class Crew:
         self._watch = threading.Thread(target=self._restart_failed, name="tmrl-crew", daemon=True)
         self._watch.start()
 
-    @staticmethod
-    def _started(arguments: list[str]) -> _Member:
+    def _started(self, arguments: list[str]) -> _Member:
         command = [sys.executable, "-m", "tmrl", *arguments, "--until-stdin-closes"]
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
@@ -59,16 +64,27 @@ class Crew:
             # Ctrl-C in the terminal is for the parent, which tells its children.
             start_new_session=True,
         )
-        return _Member(arguments, process, time.monotonic())
+        member = _Member(arguments, process, time.monotonic())
+        member.reader = threading.Thread(target=self._read_words, args=(member,), daemon=True)
+        member.reader.start()
+        return member
+
+    def _read_words(self, member: _Member) -> None:
+        """Passes on what a process has to say until it ends; a pipe that nobody reads would stop it."""
+        for line in member.process.stderr or ():
+            words = line.decode(errors="replace").strip()
+            member.last_words = words.removeprefix("tmrl: ") or member.last_words
+            if not self._is_closed and words == member.last_words:  # else `_restart` tells it
+                logger.warning("%s: %s", member.arguments[0], words)
 
     def check(self) -> None:
         """Checks that the crew has not given up.
 
         Raises:
-            RuntimeError: It has; the message has the last words of the process.
+            CrewError: It has; the message has the last words of the process.
         """
         if self.failure is not None:
-            raise RuntimeError(self.failure)
+            raise CrewError(self.failure)
 
     def _restart_failed(self) -> None:
         while not self._is_closed and self.failure is None:
@@ -79,13 +95,13 @@ class Crew:
             time.sleep(RESTART_PAUSE_S / 5)
 
     def _restart(self, index: int, member: _Member) -> None:
-        words = b"" if member.process.stderr is None else member.process.stderr.read()
-        last = words.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        if member.reader is not None:
+            member.reader.join(1.0)
         is_soon = time.monotonic() - member.started_at < SOON_S
         failures = member.failures + 1 if is_soon else 1
-        told = f"`tmrl {' '.join(member.arguments)}` failed with {member.process.returncode}: {last[0]}"
-        if failures >= MAX_FAILURES:
-            self.failure = f"{told}; it failed {failures} times in a row"
+        told = f"`tmrl {member.arguments[0]}` failed with {member.process.returncode}: {member.last_words}"
+        if failures >= MAX_FAILURES or member.process.returncode == WRONG_CALL:
+            self.failure = told if failures == 1 else f"{told}; it failed {failures} times in a row"
             return
         logger.warning("%s; it is started again", told)
         time.sleep(RESTART_PAUSE_S)
@@ -106,6 +122,8 @@ class Crew:
                 except subprocess.TimeoutExpired:
                     member.process.kill()
                     member.process.wait()
+                if member.reader is not None:
+                    member.reader.join()
                 if member.process.stderr is not None:
                     member.process.stderr.close()
 

@@ -15,8 +15,10 @@ from typing import Any, Protocol, Self
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.networking import Server
-from tmrl.networking.connecting import connect_trainer
+from tmrl.networking.connecting import dialer_of
+from tmrl.networking.server import listener_of
 from tmrl.networking.trainer_line import TrainerLine
+from tmrl.networking.transport import Dialer
 from tmrl.runs.crew import Crew
 from tmrl.runs.environments import make_env, make_worker
 from tmrl.runs.line_settings import Address
@@ -105,6 +107,7 @@ class _FromAfar:
     def __init__(self, settings: TrainSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
+        self._dialer = None if settings.workers else dialer_to(settings)
         env = make_env(settings.env)
         self.spaces = env.observation_space, env.action_space
         env.close()
@@ -113,20 +116,33 @@ class _FromAfar:
         settings = self._settings
         with ExitStack() as opened:
             crew = None
-            if settings.workers:
+            if self._dialer is None:
                 server = opened.enter_context(Server(port=0))
                 line = opened.enter_context(TrainerLine(server.loopback))
                 crew = opened.enter_context(
                     Crew(worker_commands(settings, f"127.0.0.1:{server.port}", self._seed))
                 )
-            elif settings.serve:
-                crew = opened.enter_context(Crew([server_command(settings, folder / "spool")]))
-                trainer = None if settings.credentials is None else settings.credentials / "trainer.json"
-                line = opened.enter_context(connect_trainer("127.0.0.1", settings.port, trainer))
             else:
-                address = Address.read(settings.server)
-                line = opened.enter_context(connect_trainer(address.host, address.port, settings.credential))
+                if settings.serve:
+                    crew = opened.enter_context(Crew([server_command(settings, folder / "spool")]))
+                line = opened.enter_context(TrainerLine(self._dialer))
             return CrewSource(line, crew, opened.pop_all())
+
+
+def dialer_to(settings: TrainSettings) -> Dialer:
+    """What dials the server of a run, its own or another.
+
+    Raises:
+        ValueError: The address is none, or cannot do without credentials.
+        CredentialError: The credentials cannot be used.
+    """
+    if not settings.serve:
+        address = Address.read(settings.server)
+        return dialer_of(address.host, address.port, settings.credential)
+    listener_of(settings.host, settings.port, settings.credentials)  # fails here, and not in a process
+    trainer = None if settings.credentials is None else settings.credentials / "trainer.json"
+    is_everywhere = settings.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    return dialer_of("127.0.0.1" if is_everywhere else settings.host, settings.port, trainer)
 
 
 def worker_commands(settings: TrainSettings, address: str, seed: int) -> list[list[str]]:
@@ -173,7 +189,7 @@ class CrewSource:
         """Everything that arrived since the last call.
 
         Raises:
-            RuntimeError: A process failed time and again; the message has its last words.
+            CrewError: A process failed time and again; the message has its last words.
         """
         if self.crew is not None:
             self.crew.check()

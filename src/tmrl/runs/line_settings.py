@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tmrl.memory.size import budget_bytes
+from tmrl.networking.addresses import check_name
 from tmrl.runs.settings import AUTO
 
 DEFAULT_PORT = 55555
@@ -30,11 +31,29 @@ class Address:
         if text is None:
             return cls(None, None)
         host, colon, port = text.rpartition(":")
-        if not colon or text.endswith("]"):
-            return cls(text.strip("[]"), None)
-        if not port.isdigit() or not 0 < int(port) < 1 << 16 or not host:
-            raise ValueError(f"--server must be HOST or HOST:PORT, got {text!r}")
-        return cls(host.strip("[]"), int(port))
+        is_bare = not colon or text.endswith("]") or (":" in host and not host.endswith("]"))
+        if is_bare:
+            host, port = text, ""
+        is_port = port.isdigit() and 0 < int(port) < 1 << 16
+        if not host or "/" in host or not (is_port or is_bare):
+            raise ValueError(
+                f"--server must be HOST or HOST:PORT, got {text!r}; such as trainer.example.org:55555"
+            )
+        return cls(host.strip("[]"), int(port) if port else None)
+
+
+def check_bytes(flag: str, text: str) -> None:
+    """Checks a number of bytes with its unit.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        n_bytes = budget_bytes(text)
+    except ValueError:
+        n_bytes = 0
+    if n_bytes < 1:
+        raise ValueError(f'{flag} must be bytes with their unit, as in "10GB", got {text!r}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +81,7 @@ class ServerSettings:
         """
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"--port must be from 0 to 65535, got {self.port}")
-        budget_bytes(self.spool_size)
+        check_bytes("--spool-size", self.spool_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +96,9 @@ class WorkerSettings:
     """HOST or HOST:PORT of the server; by default what the credential says, or this machine."""
     credential: Path | None = None
     """File that `tmrl credentials worker` made; needed where the server is another machine."""
-    outbox: str = "outbox"
-    """Folder that keeps samples until the server has them safe; or ram, and they end with the process."""
+    outbox: str | None = None
+    """Folder that keeps samples until the server has them safe; or ram, and they end with the process. By
+    default outbox, if the worker has a name or a credential by which it is found again, else ram."""
     outbox_size: str = "1GB"
     """Most that samples may take there."""
     when_full: Literal["block", "drop"] = "block"
@@ -117,7 +137,9 @@ class WorkerSettings:
             ValueError: One is out of range; the message names its flag.
         """
         Address.read(self.server)
-        budget_bytes(self.outbox_size)
+        check_bytes("--outbox-size", self.outbox_size)
+        if self.name is not None:
+            check_name(self.name)
         for name in ("steps", "initial_steps", "steps_per_policy"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -126,6 +148,8 @@ class WorkerSettings:
         for name in ("send_interval_s", "wait_limit_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+        if not self.close_s >= 0:
+            raise ValueError(f"--close-s must be at least 0, got {self.close_s}")
 
     @property
     def stack(self) -> int:
@@ -146,3 +170,12 @@ class StatusSettings:
     """Print the whole report as JSON."""
     watch_s: float | None = None
     """Show it again and again, every so many seconds, until Ctrl-C."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ValueError: One is out of range; the message names its flag.
+        """
+        if self.watch_s is not None and not self.watch_s > 0:
+            raise ValueError(f"--watch-s must be above 0, got {self.watch_s}")

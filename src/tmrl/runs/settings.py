@@ -135,6 +135,16 @@ class TrainSettings:
             raise ValueError(
                 f"--num-envs steps environments in this process, got it with {chosen[0]}; leave it out"
             )
+        self._check_serve()
+
+    def _check_serve(self) -> None:
+        if not 0 < self.port < 1 << 16:
+            raise ValueError(f"--port must be from 1 to 65535, got {self.port}")
+        if not self.serve and (self.host != "127.0.0.1" or self.credentials is not None):
+            raise ValueError(
+                f"--host and --credentials are those of --serve, got {self.host} and {self.credentials} "
+                "without it; give --serve, or leave them out"
+            )
 
     @property
     def is_fed_from_afar(self) -> bool:

@@ -25,16 +25,16 @@ def print_status(console: Console, address: str, report: dict[str, Any]) -> None
         highlight=False,
     )
     console.print(f"trainer: {_trainer(trainer)}", highlight=False)
-    table = Table("worker", "connected", "seen", box=None, pad_edge=False)
-    for name in ("samples", "a second", "backlog", "policy", "dropped", "duplicates", "lost"):
-        table.add_column(name, justify="right")
+    table = Table("worker", "from", "seen", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("samples", "/s", "waiting", "policy", "dropped", "twice", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     for worker in report["workers"]:
         table.add_row(
             worker["name"],
-            worker["address"] if worker["is_connected"] else "no",
+            worker["address"].rpartition(":")[0] if worker["is_connected"] else "away",
             _ago(worker["seen_s"]),
             f"{worker['samples']:,}",
-            f"{worker['samples_per_s']:.1f}",
+            f"{worker['samples_per_s']:,.0f}",
             f"{worker['backlog']:,}",
             str(worker["policy_version"]),
             f"{worker['skipped']:,}",

@@ -1,0 +1,325 @@
+"""The commands of the line, as a user calls them: real processes, real connections."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tmrl.networking import Server
+from tmrl.runs import crew
+from tmrl.runs.line_settings import Address
+
+SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16", "--target-return", "-1e6")
+
+
+pytestmark = pytest.mark.usefixtures("workplace")
+
+
+@pytest.fixture
+def spawn():
+    """Starts `tmrl` commands as processes, which are killed at the end if they still run."""
+    processes = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "tmrl", *map(str, arguments)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture
+def server(workplace):
+    with Server(port=0, spool="kept") as server:
+        yield server
+
+
+@pytest.fixture
+def crews(monkeypatch):
+    """The processes that a run starts itself."""
+    processes = []
+    popen = subprocess.Popen
+
+    def recorded(*arguments, **options):
+        process = popen(*arguments, **options)
+        if "--until-stdin-closes" in process.args:
+            processes.append(process)
+        return process
+
+    monkeypatch.setattr(crew.subprocess, "Popen", recorded)
+    return processes
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def ended(process):
+    """What a process says after Ctrl-C: exit code, standard output, standard error."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def summary_of(name):
+    return json.loads(Path("runs", name, "summary.json").read_text())
+
+
+def refuses_connections(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_run_starts_workers_of_its_own_and_leaves_none_behind(call, crews):
+    """B10, B59: what two processes send is compared, transition by transition, with what they saw."""
+    code, out, err = call("train", "--workers", "2", "--crc-debug", *SHORT, "--name", "one")
+    assert code == 0, err
+    assert "mean return of 10 test episodes" in out
+    summary = summary_of("one")
+    assert summary["updates"] == 70
+    assert summary["env_steps"] >= 150
+    assert summary["memory"]["crc_checked"] == summary["memory"]["draws"] == 70 * 16
+    assert json.loads(Path("runs/one/config.json").read_text())["workers"] == 2
+    assert [process.poll() is not None for process in crews] == [True, True]
+    (address,) = {process.args[process.args.index("--server") + 1] for process in crews}
+    assert refuses_connections(int(address.partition(":")[2]))
+    assert sorted(path.name for path in Path().iterdir()) == ["runs"], "their outboxes are in memory"
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["loopback", "credentials"])
+def test_server_worker_and_trainer_are_three_commands(call, spawn, is_secure):
+    port, of_server, of_worker, of_trainer = free_port(), [], [], []
+    if is_secure:
+        assert call("credentials", "init", "line", "--host", "127.0.0.1", "--port", port)[0] == 0
+        assert call("credentials", "worker", "line", "robot-1")[0] == 0
+        of_server = ["--credentials", "line"]
+        of_worker, of_trainer = ["--credential", "line/robot-1.json"], ["--credential", "line/trainer.json"]
+    else:
+        of_worker, of_trainer = (
+            ["--server", f"127.0.0.1:{port}", "--name", "robot-1"],
+            ["--server", f"127.0.0.1:{port}"],
+        )
+    server = spawn("server", "--port", port, *of_server)
+    assert (
+        server.stdout.readline()
+        == f"listening at 127.0.0.1:{port}, samples are kept in spool; Ctrl-C ends it\n"
+    )
+    worker = spawn("worker", *of_worker, "--send-interval-s", "0.1")
+    assert worker.stdout.readline() == "robot-1 acts in Pendulum-v1; Ctrl-C ends it\n"
+    code, _, err = call("trainer", *of_trainer, *SHORT, "--name", "one")
+    assert code == 0, err
+    assert summary_of("one")["updates"] == 70
+    code, out, err = call("status", *(of_trainer if is_secure else ["--server", f"127.0.0.1:{port}"]))
+    assert code == 0, err
+    assert re.search(r"^robot-1 +127.0.0.1 ", out, re.MULTILINE)
+    assert ended(worker)[0] == 0
+    assert list(Path("outbox/robot-1").iterdir())
+    code, _, err = ended(server)
+    assert (code, err) == (0, "")
+    assert refuses_connections(port)
+
+
+def test_a_run_serves_workers_that_come_by_themselves(call, spawn, crews):
+    port = free_port()
+    worker = spawn("worker", "--server", f"127.0.0.1:{port}", "--send-interval-s", "0.1")
+    code, _, err = call("train", "--serve", "--port", port, *SHORT, "--name", "one")
+    assert code == 0, err
+    assert summary_of("one")["updates"] == 70
+    assert Path("runs/one/spool/parcels").is_dir()
+    assert [process.poll() for process in crews] == [0]
+    assert ended(worker)[0] == 0
+    assert not Path("outbox").exists(), "a worker without a name would never find its outbox again"
+
+
+def test_a_worker_ends_after_its_steps_and_all_of_them_are_with_the_server(call, server):
+    code, out, err = call("worker", "--server", f"127.0.0.1:{server.port}", "--name", "w", "--steps", 60)
+    assert (code, err) == (0, "")
+    assert out == "w acts in Pendulum-v1; Ctrl-C ends it\n"
+    (worker,) = server.report()["workers"]
+    assert worker["samples"] in {60, 61}
+    assert server.report()["spool"]["parcels"] == 1
+
+
+def test_samples_that_no_server_took_are_told_and_sent_by_the_next_worker_of_that_name(call, server, caplog):
+    away = free_port()
+    arguments = ("worker", "--name", "w", "--steps", 20, "--close-s", 0.1)
+    assert call(*arguments, "--server", f"127.0.0.1:{away}")[0] == 0
+    assert "1 parcels of 'w' are not known to be safe with the server; they stay in the outbox" in caplog.text
+    assert call(*arguments[:-1], 10, "--server", f"127.0.0.1:{server.port}")[0] == 0
+    (worker,) = server.report()["workers"]
+    assert worker["samples"] >= 40
+
+
+def test_samples_in_memory_that_no_server_took_are_told(call, caplog):
+    code, _, _ = call("worker", "--steps", 20, "--close-s", 0.1, "--server", f"127.0.0.1:{free_port()}")
+    assert code == 0
+    assert "they were kept in memory, and end with this line" in caplog.text
+
+
+def test_status_is_a_table_or_json(call, server):
+    address = f"127.0.0.1:{server.port}"
+    code, out, _ = call("status", "--server", address)
+    assert code == 0
+    assert out.splitlines() == [
+        f"server {address}: 0 parcels wait on disk, 0 bytes of 10.0 GB; policy 0",
+        "trainer: has not come yet",
+        "no worker has come yet",
+    ]
+    call("worker", "--server", address, "--name", "robot-1", "--steps", 20, "--outbox", "ram")
+    out = call("status", "--server", address)[1]
+    assert out.splitlines()[2].split() == [
+        *("worker", "from", "seen", "samples", "/s", "waiting", "policy", "dropped", "twice", "lost")
+    ]
+    assert re.fullmatch(r"robot-1 away +\d+ s ago +2[01] +[\d,]+( +0){5}", out.splitlines()[3].strip())
+    report = json.loads(call("status", "--server", address, "--json")[1])
+    assert report["workers"][0]["name"] == "robot-1"
+    assert report["spool"]["parcels"] == 1
+
+
+def test_status_of_a_server_that_is_away_is_exit_code_1(call):
+    port = free_port()
+    code, out, err = call("status", "--server", f"127.0.0.1:{port}")
+    assert (code, out) == (1, "")
+    reason = "cannot be reached: Connection refused; see whether `tmrl server` runs there"
+    assert err == f"tmrl: 127.0.0.1:{port} {reason}\n"
+
+
+WRONG = [
+    (
+        "server --host 0.0.0.0 --port 0",
+        2,
+        "needs credentials, got none for 0.0.0.0; .* give DIR as --credentials",
+    ),
+    ("server --port 70000", 2, "--port must be from 0 to 65535, got 70000"),
+    ("server --spool-size much", 2, "--spool-size must be bytes with their unit, as in \"10GB\", got 'much'"),
+    (
+        "server --port 0 --credentials none",
+        1,
+        "none/ca.pem is missing; make credentials with `tmrl credentials",
+    ),
+    ("worker --server nowhere:99999", 2, "--server must be HOST or HOST:PORT, got 'nowhere:99999'; such as"),
+    ("worker --server http://localhost", 2, "--server must be HOST or HOST:PORT, got 'http://localhost'"),
+    ("worker --server 10.0.0.7", 2, "needs a credential, got none for 10.0.0.7; .* give it as --credential"),
+    ("worker --credential none.json", 1, "none.json is missing; copy it again"),
+    ("worker --name a/b", 2, "a worker's name must be 1 to 64 of A-Z a-z 0-9 . _ -, got 'a/b'"),
+    ("worker --env None-v0", 2, "--env must be the id of a Gymnasium environment, got 'None-v0'"),
+    ("worker --steps 0", 2, "--steps must be at least 1, got 0"),
+    ("worker --test-interval -1", 2, "--test-interval must be at least 0, got -1"),
+    ("worker --send-interval-s 0", 2, "--send-interval-s must be above 0, got 0"),
+    ("worker --close-s -1", 2, "--close-s must be at least 0, got -1"),
+    ("worker --outbox-size 0GB", 2, "--outbox-size must be bytes with their unit, as in \"10GB\", got '0GB'"),
+    (
+        "train --workers 2 --serve",
+        2,
+        "samples come from one place, got --workers and --serve; give one of them",
+    ),
+    ("train --workers -1", 2, "--workers must be at least 0, got -1"),
+    (
+        "train --workers 2 --num-envs 2",
+        2,
+        "--num-envs steps environments in this process, got it with --workers",
+    ),
+    ("train --serve --host 0.0.0.0", 2, "needs credentials, got none for 0.0.0.0"),
+    ("train --serve --port 0", 2, "--port must be from 1 to 65535, got 0"),
+    ("train --serve --credentials none", 1, "none/ca.pem is missing"),
+    (
+        "train --host 0.0.0.0",
+        2,
+        "--host and --credentials are those of --serve, got 0.0.0.0 .*; give --serve",
+    ),
+    ("trainer --server nowhere:port", 2, "--server must be HOST or HOST:PORT, got 'nowhere:port'"),
+    ("trainer --server 10.0.0.7", 2, "needs a credential, got none for 10.0.0.7"),
+    ("trainer --credential none.json", 1, "none.json is missing; copy it again"),
+    ("status --watch-s 0", 2, "--watch-s must be above 0, got 0"),
+    ("status --server nowhere", 2, "needs a credential, got none for nowhere"),
+]
+
+
+@pytest.mark.parametrize(("command", "exit_code", "message"), WRONG, ids=[command for command, _, _ in WRONG])
+def test_a_wrong_call_is_one_line_with_the_remedy_and_leaves_nothing(call, command, exit_code, message):
+    code, _, err = call(*command.split())
+    assert code == exit_code
+    assert re.search(message.replace("--", "[-][-]"), err)
+    assert len(err.splitlines()) == 1
+    assert not Path("runs").exists()
+    assert not Path("outbox").exists()
+
+
+def test_a_port_that_is_taken_is_a_wrong_call(call, server):
+    code, _, err = call("server", "--port", server.port, "--spool", "ram")
+    assert code == 2
+    assert err.startswith(
+        "tmrl: the server must listen at an address of this machine with a free port, got 127"
+    )
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_that_cannot_serve_ends_at_once_and_says_why(call, server, crews):
+    code, _, err = call("train", "--serve", "--port", server.port, *SHORT, "--name", "one")
+    assert code == 1
+    assert (
+        "tmrl: `tmrl server` failed with 2: the server must listen at an address of this machine with" in err
+    )
+    assert [process.poll() for process in crews] == [2]
+
+
+def test_an_outbox_that_is_in_use_is_told(call, server):
+    from tmrl.networking.connecting import outbox_of
+
+    outbox = outbox_of("w", "outbox")
+    try:
+        code, _, err = call("worker", "--server", f"127.0.0.1:{server.port}", "--name", "w")
+    finally:
+        outbox.close()
+    assert code == 1
+    assert re.search(r"outbox.w is open already, in this process or another; close it there", err)
+
+
+def test_a_worker_that_may_not_use_a_name_is_told_and_ends(call, spawn):
+    port = free_port()
+    call("credentials", "init", "line", "--host", "127.0.0.1", "--port", port)
+    call("credentials", "worker", "line", "robot-1")
+    server = spawn("server", "--port", port, "--credentials", "line", "--spool", "ram")
+    assert server.stdout.readline()
+    code, _, err = call("worker", "--credential", "line/robot-1.json", "--name", "robot-2", "--outbox", "ram")
+    assert code == 1
+    assert "refuses: the certificate is that of 'robot-1', and not of 'robot-2'" in err
+    code, _, err = call("trainer", "--credential", "line/robot-1.json", *SHORT, "--name", "one")
+    assert code == 1
+    assert "refuses: this needs the certificate of a trainer, got that of the worker 'robot-1'" in err
+
+
+def test_help_names_every_command_of_the_line(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in ("trainer", "server", "worker", "status", "credentials"):
+        assert f"• {command}" in out
+        assert call(command, "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (None, None, None),
+        ("trainer.example.org", "trainer.example.org", None),
+        ("10.0.0.7:55555", "10.0.0.7", 55555),
+        ("::1", "::1", None),
+        ("[::1]", "::1", None),
+        ("[::1]:7", "::1", 7),
+    ],
+)
+def test_an_address_is_a_host_and_maybe_a_port(text, host, port):
+    assert Address.read(text) == Address(host, port)
