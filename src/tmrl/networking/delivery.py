@@ -13,8 +13,8 @@ than it does itself, as after a power cut that took its newest parcels; numbers 
 """
 
 import logging
+import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +69,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._is_closed = False
         noted = log.noted
-        self._epoch = int(noted.get("epoch", 0)) or time.time_ns()
+        self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
         self._settled = int(noted.get("settled", log.first))
         self._dropped: deque[int] = deque(int(n) for n in noted.get("dropped", ()))
         self.put_samples = self.noted_drops = 0
@@ -92,7 +92,7 @@ class Outbox:
 
     @property
     def epoch(self) -> int:
-        """This life of the outbox: nanoseconds since 1970 when it began."""
+        """This life of the outbox: a random number, as clocks may be set back."""
         return self._epoch
 
     @property
@@ -217,7 +217,7 @@ class Outbox:
     def begin_epoch(self) -> None:
         """Begins another life, in which what is still there is sent anew."""
         with self._changed:
-            self._epoch = max(time.time_ns(), self._epoch + 1)
+            self._epoch = _new_epoch()
             self.dropped_samples = 0
             self._settled = self.first
             self._dropped.clear()
@@ -241,6 +241,10 @@ class Outbox:
                 self._note()
                 self._log.close()
                 self._changed.notify_all()
+
+
+def _new_epoch() -> int:
+    return secrets.randbits(62) + 1
 
 
 def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:
