@@ -119,6 +119,14 @@ def serve(spool: str, clock: int | None = None, disk_is_full_until: str | None =
     cli.main(["server", "--port", str(port), "--spool", spool])
 
 
+def command(folder: str, arguments: list[str]) -> None:
+    """Any `tmrl` command, in a folder."""
+    from tmrl import cli
+
+    os.chdir(folder)
+    cli.main(arguments)
+
+
 def train(port: int, folder: str, seed: int, stop: str) -> None:
     """Keeps what comes in a memory, with a checkpoint now and then, and looks at what it draws."""
     from tmrl.datasets.files import read_manifest
