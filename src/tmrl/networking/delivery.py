@@ -68,6 +68,7 @@ class Outbox:
         self._wait_limit_s = wait_limit_s
         self._changed = threading.Condition()
         self._is_closed = False
+        self._failure: Exception | None = None
         noted = log.noted
         self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
         self._settled = int(noted.get("settled", log.first))
@@ -140,6 +141,8 @@ class Outbox:
     def _make_room(self, size: int) -> None:
         wait = Wait(f"room in the outbox of {self.name!r}, {self._log.max_bytes:,} bytes", self._wait_limit_s)
         while not self._log.has_room(size) and self.first < self._log.next:
+            if self._failure is not None:
+                raise self._failure
             if self._is_closed:
                 raise ValueError(f"the outbox of {self.name!r} is closed")
             if self._when_full == "drop":
@@ -149,6 +152,12 @@ class Outbox:
                 wait.check(self._who)
         if self._is_closed:
             raise ValueError(f"the outbox of {self.name!r} is closed")
+
+    def fail(self, failure: Exception) -> None:
+        """Raises this where somebody waits for room, as none will be made any more."""
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
 
     def _who(self) -> str:
         return f"the receiver, which has {self._settled:,} of {self._log.next:,} parcels safe"

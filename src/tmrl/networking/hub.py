@@ -129,7 +129,7 @@ class Hub:
         self._trainer_seen_at: float | None = None
         self._syncer: asyncio.Task[None] | None = None
         self._unsynced = asyncio.Event()
-        self._failure: StorageError | None = None
+        self._failure: Exception | None = None
         self._complaints: set[tuple[str, str]] = set()
         self._services: dict[Service, Callable[[Connection], Awaitable[None]]] = {
             "samples": self._serve_samples,
@@ -203,7 +203,7 @@ class Hub:
         while True:
             message = from_frame(await connection.receive())
             if self._failure is not None:
-                raise self._failure
+                raise StorageError(str(self._failure)) from self._failure
             if isinstance(message, Put):
                 await self._await_room(message)
                 is_strict = connection.peer.name is not None
@@ -264,10 +264,12 @@ class Hub:
             self._unsynced.clear()
             try:
                 safe = await asyncio.to_thread(self.spool.sync)
-            except StorageError as error:
+            except Exception as error:
                 # What the disk lost cannot be known from here; the workers have it still.
                 self._failure = error
-                logger.critical("nothing more is taken until this server is started again: %s", error)
+                logger.critical(
+                    "nothing more is taken until this server is started again: %s", error, exc_info=True
+                )
                 return
             if self.spool.mark_synced(safe):
                 self._tell_all()

@@ -176,6 +176,7 @@ class WorkerLine:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
+        self.outbox.fail(error)
 
     async def _send_all(self, connection: Connection) -> None:
         sender = Sender(self.outbox)
