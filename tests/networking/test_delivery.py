@@ -154,7 +154,7 @@ def test_an_outbox_that_knows_less_than_the_receiver_begins_a_new_epoch(caplog):
     sender = Sender(outbox)
     epoch = sender.hello().epoch
     assert not sender.welcome(Welcome(9, 8))
-    assert sender.hello().epoch > epoch
+    assert sender.hello().epoch != epoch
     assert "begins a new epoch" in caplog.text
     assert Ledger().greet("robot", *_life(sender)).expected == 0
 

@@ -13,8 +13,8 @@ than it does itself, as after a power cut that took its newest parcels; numbers 
 """
 
 import logging
+import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -68,8 +68,9 @@ class Outbox:
         self._wait_limit_s = wait_limit_s
         self._changed = threading.Condition()
         self._is_closed = False
+        self._failure: Exception | None = None
         noted = log.noted
-        self._epoch = int(noted.get("epoch", 0)) or time.time_ns()
+        self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
         self._settled = int(noted.get("settled", log.first))
         self._dropped: deque[int] = deque(int(n) for n in noted.get("dropped", ()))
         self.put_samples = self.noted_drops = 0
@@ -97,7 +98,7 @@ class Outbox:
 
     @property
     def epoch(self) -> int:
-        """This life of the outbox: nanoseconds since 1970 when it began."""
+        """This life of the outbox: a random number, as clocks may be set back."""
         return self._epoch
 
     @property
@@ -145,6 +146,8 @@ class Outbox:
     def _make_room(self, size: int) -> None:
         wait = Wait(f"room in the outbox of {self.name!r}, {self._log.max_bytes:,} bytes", self._wait_limit_s)
         while not self._log.has_room(size) and self.first < self._log.next:
+            if self._failure is not None:
+                raise self._failure
             if self._is_closed:
                 raise ValueError(f"the outbox of {self.name!r} is closed")
             if self._when_full == "drop":
@@ -154,6 +157,12 @@ class Outbox:
                 wait.check(self._who)
         if self._is_closed:
             raise ValueError(f"the outbox of {self.name!r} is closed")
+
+    def fail(self, failure: Exception) -> None:
+        """Raises this where somebody waits for room, as none will be made any more."""
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
 
     def _who(self) -> str:
         return f"the receiver, which has {self._settled:,} of {self._log.next:,} parcels safe"
@@ -222,7 +231,7 @@ class Outbox:
     def begin_epoch(self) -> None:
         """Begins another life, in which what is still there is sent anew."""
         with self._changed:
-            self._epoch = max(time.time_ns(), self._epoch + 1)
+            self._epoch = _new_epoch()
             self.dropped_samples = 0
             self._settled = self.first
             self._dropped.clear()
@@ -246,6 +255,10 @@ class Outbox:
                 self._note()
                 self._log.close()
                 self._changed.notify_all()
+
+
+def _new_epoch() -> int:
+    return secrets.randbits(62) + 1
 
 
 def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ protobuf and no code made from one. This module alone imports gRPC, when the fir
 
 import asyncio
 import ipaddress
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -16,6 +17,8 @@ from tmrl.errors import CredentialError, LineLostError, RefusedError
 from tmrl.networking.credentials import ClientCredential, Identity, ServerCredentials, identity_of
 from tmrl.networking.messages import MAX_FRAME_BYTES
 from tmrl.networking.transport import SERVICES, Connection, Peer, Serve, Service
+
+T = TypeVar("T")
 
 PREFIX = "/tmrl.Line/"
 PING_INTERVAL_S = 20
@@ -84,12 +87,15 @@ class GrpcDialer:
         """Opens a connection; the server answers with its first frame, or with why it does not."""
         if self._channel is None:
             self._channel = self._open()
-        call = self._channel.stream_stream(f"{PREFIX}{service}")()
+        channel = self._channel
+        call = channel.stream_stream(f"{PREFIX}{service}")()
         try:
-            await call.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
-            await self.close()
-            raise _lost(error, self.address) from error
+            await _unless_closed(call.wait_for_connection(), self.address)
+        except BaseException as error:
+            # A new channel dials at once, where this one would wait. It may be another's by now.
+            if self._channel is channel:
+                await self.close()
+            raise _lost(error, self.address) if isinstance(error, grpc.aio.AioRpcError) else error from error
         return _Call(call, Peer(self.address))
 
     def _open(self) -> grpc.aio.Channel:
@@ -104,6 +110,24 @@ class GrpcDialer:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+
+async def _unless_closed(work: Awaitable[T], address: str) -> T:
+    """What a call returns.
+
+    Raises:
+        LineLostError: Its channel was closed meanwhile. gRPC then raises what also cancels tasks, and would
+            end the caller's in silence.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LineLostError(f"the connection to {address} was closed at this end") from error
+    except grpc.aio.UsageError as error:
+        raise LineLostError(f"the connection to {address} was closed at this end: {error}") from error
 
 
 def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedError:
@@ -128,15 +152,15 @@ class _Call:
     async def send(self, frame: bytes) -> None:
         async with self._lock:
             try:
-                await self._call.write(frame)
+                await _unless_closed(self._call.write(frame), self.peer.address)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise await self._gone(error) from error
 
     async def receive(self) -> bytes:
         try:
-            frame = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _lost(error, self.peer.address) from error
+            frame = await _unless_closed(self._call.read(), self.peer.address)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await self._gone(error) from error
         if frame is _EOF:
             raise await self._gone(None)
         return frame

@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
 """A peer that has said nothing for so long is hung up on."""
+LAST_WORD_S = 1.0
+"""How long a peer that is hung up on may take to hear why."""
 SYNC_INTERVAL_S = 0.05
 """From one sync of the disk to the next, so that many parcels share one."""
 BYTES_AT_ONCE = 1 << 20
@@ -127,6 +129,7 @@ class Hub:
         self._trainer_seen_at: float | None = None
         self._syncer: asyncio.Task[None] | None = None
         self._unsynced = asyncio.Event()
+        self._failure: Exception | None = None
         self._complaints: set[tuple[str, str]] = set()
         self._services: dict[Service, Callable[[Connection], Awaitable[None]]] = {
             "samples": self._serve_samples,
@@ -199,6 +202,8 @@ class Hub:
     ) -> None:
         while True:
             message = from_frame(await connection.receive())
+            if self._failure is not None:
+                raise StorageError(str(self._failure)) from self._failure
             if isinstance(message, Put):
                 await self._await_room(message)
                 is_strict = connection.peer.name is not None
@@ -220,7 +225,8 @@ class Hub:
         while not self.spool.has_room(put):
             self._room.clear()
             try:
-                await asyncio.wait_for(self._room.wait(), wait.next_s())
+                async with asyncio.timeout(wait.next_s()):
+                    await self._room.wait()
             except TimeoutError:
                 wait.check(self._whom)
 
@@ -256,7 +262,15 @@ class Hub:
         while True:
             await self._unsynced.wait()
             self._unsynced.clear()
-            safe = await asyncio.to_thread(self.spool.sync)
+            try:
+                safe = await asyncio.to_thread(self.spool.sync)
+            except Exception as error:
+                # What the disk lost cannot be known from here; the workers have it still.
+                self._failure = error
+                logger.critical(
+                    "nothing more is taken until this server is started again: %s", error, exc_info=True
+                )
+                return
             if self.spool.mark_synced(safe):
                 self._tell_all()
             self._arrived.set()
@@ -268,26 +282,33 @@ class Hub:
 
     async def _take_over(self, older: Connection | None, reason: str) -> None:
         if older is not None:
-            await self._hang_up(older, reason, is_final=False)
+            # It may be half gone, and take nothing any more.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self._hang_up(older, reason, is_final=False)
             await older.close()
 
     async def _serve_policies(self, connection: Connection) -> None:
         request = await _first(connection, Subscribe)
         _check_peer(connection.peer, "worker", request.name)
         worker = self._worker(request.name)
-        worker.policy_version = request.version
-        await either(self._send_policies(connection, worker), _until_lost(connection))
+        known = request.version, request.digest
+        await either(self._send_policies(connection, worker, known), _until_lost(connection))
 
-    async def _send_policies(self, connection: Connection, worker: WorkerLink) -> None:
+    async def _send_policies(
+        self, connection: Connection, worker: WorkerLink, known: tuple[int, int]
+    ) -> None:
         while True:
-            async with self._has_policy:
-                await self._has_policy.wait_for(lambda: self._is_news(worker))
-            worker.policy_version = self._policies.version
+            worker.policy_version = known[0]
+            known = await self._newer(known)
             await connection.send(self._policies.frame)
 
-    def _is_news(self, worker: WorkerLink) -> bool:
-        # Another number, not a larger one: a new spool counts anew.
-        return self._policies.version not in {0, worker.policy_version}
+    async def _newer(self, known: tuple[int, int]) -> tuple[int, int]:
+        """Waits for a policy that is not the one known, and returns its mark."""
+        # Another mark, not a larger number: a new spool counts anew.
+        async with self._has_policy:
+            await self._has_policy.wait_for(lambda: self._policies.mark not in {(0, 0), known})
+            return self._policies.mark
 
     # The trainer.
 
@@ -458,7 +479,8 @@ async def _first(connection: Connection, kind: type[M]) -> M:
         ProtocolError: It is another one.
         TimeoutError: None comes.
     """
-    message = from_frame(await asyncio.wait_for(connection.receive(), HELLO_TIMEOUT_S))
+    async with asyncio.timeout(HELLO_TIMEOUT_S):
+        message = from_frame(await connection.receive())
     if isinstance(message, Refuse):
         raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
     if not isinstance(message, kind):

@@ -151,6 +151,8 @@ class Subscribe:
     """Who asks."""
     version: int
     """Of the policy that it has; 0 for none."""
+    digest: int = 0
+    """Likewise: another server may have counted to the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,8 @@ class Policy:
     """A policy."""
 
     version: int
-    """How many policies the trainer has sent until then; where it publishes one, how many more this makes."""
+    """How many policies the trainer has sent until then; where it publishes one, how many more this makes, 0
+    for one that the server may have already."""
     digest: int
     """XXH3 of the body."""
     body: bytes | memoryview = b""

@@ -22,13 +22,14 @@ class PolicyStore:
 
     Attributes:
         version: How many policies there were; 0 before the first.
+        digest: Of the newest.
         frame: The newest as a frame.
         wishes: In what form the trainer wants parcels; None before it has said.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self.version = 0
+        self.version = self.digest = 0
         self.frame = b""
         self.wishes: Any = None
         if folder is not None:
@@ -41,7 +42,12 @@ class PolicyStore:
             frame = (folder / POLICY).read_bytes()
             policy = from_frame(frame)
             if isinstance(policy, Policy) and is_whole(policy):
-                self.version, self.frame = policy.version, frame
+                self.version, self.digest, self.frame = policy.version, policy.digest, frame
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Version and digest of the newest, by which it is told from others; zeros before the first."""
+        return self.version, self.digest
 
     def keep(self, policy: Policy) -> int:
         """Keeps a policy instead of the one before, and returns its number.
@@ -51,10 +57,12 @@ class PolicyStore:
         """
         if not is_whole(policy):
             raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
+        if not policy.version and policy.digest == self.digest:
+            return self.version
         version = self.version + max(1, policy.version)
         self.frame = to_frame(Policy(version, policy.digest), [policy.body])
         self._write(POLICY, self.frame)
-        self.version = version
+        self.version, self.digest = version, policy.digest
         return version
 
     def keep_wishes(self, wishes: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError
@@ -14,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 15.0
+LASTED_S = 0.5
+"""A connection that is hung up on sooner, as by a server whose disk is full, counts as none."""
 
 
 async def keep_connected(
@@ -36,11 +39,13 @@ async def keep_connected(
     while True:
         try:
             connection = await dialer.dial(service)
+            began_at = time.monotonic()
             try:
                 await use(connection)
             finally:
-                wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
                 await connection.close()
+                if time.monotonic() - began_at > LASTED_S:
+                    wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
         except (LineLostError, ProtocolError, ParcelError) as error:
             reason = str(error)
         except Exception as error:

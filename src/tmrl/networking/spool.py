@@ -8,6 +8,7 @@ and until then the worker keeps its own copy.
     record   kind, epoch, number, samples, bytes of the name | name | padding | parcel, or where a Skip stops
 """
 
+import logging
 import secrets
 import struct
 import time
@@ -15,11 +16,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from tmrl.errors import ParcelError
+from tmrl.errors import ParcelError, StorageError
 from tmrl.networking.delivery import Ledger, Position, damaged_from, news_in
 from tmrl.networking.messages import Nack, Put, Skip
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import RecordLog
+
+logger = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<BQQQH")
 _PARCEL, _SKIP = 0, 1
@@ -145,7 +148,7 @@ class Spool:
         """Whether the parcels of a Put may be taken now."""
         size = len(put.body) + len(put.sizes) * MAX_HEAD_BYTES
         if not self._log.has_room(size):
-            self._release()
+            self._try_release()
         return self._log.has_room(size) or self.first == self._log.next
 
     def take(self, name: str, position: Position, put: Put, is_strict: bool = False) -> Nack | None:
@@ -216,8 +219,16 @@ class Spool:
             return False
         self._forgettable = min(before, self._log.next)
         if time.monotonic() - self._released_at > RELEASE_INTERVAL_S:
-            self._release()
+            self._try_release()
         return self._mark_durable(self._forgettable)
+
+    def _try_release(self) -> None:
+        """Gives room back if the disk takes the note of it; whoever had records forgotten cannot help it."""
+        try:
+            self._release()
+        except StorageError as error:
+            self._released_at = time.monotonic()
+            logger.warning("the spool cannot give room back yet: %s", error)
 
     def _release(self) -> None:
         """Gives room back, after the part of the ledger that goes with it is noted."""

@@ -12,6 +12,7 @@ is safe:
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from tmrl.chunk_buffer import ChunkBuffer
 from tmrl.errors import ParcelError, ProtocolError, RefusedError
 from tmrl.networking import background
 from tmrl.networking.delivery import Ledger
-from tmrl.networking.messages import VERSION, Ack, Hello, Nack, Put, Skip, Welcome, Wish, to_frame
+from tmrl.networking.messages import VERSION, Ack, Hello, Message, Nack, Put, Skip, Welcome, Wish, to_frame
 from tmrl.networking.parcel import decode
 from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
@@ -121,7 +122,7 @@ class TrainerLine:
             records, self._queue = self._queue, deque()
             self._queued_bytes = 0
         self._poke(self._changed)
-        buffer = ChunkBuffer()
+        buffer = ChunkBuffer(maxlen=sys.maxsize)  # the queue is bounded, and nothing of it may be dropped
         for spool, number, data in records:
             self._take(buffer, data)
             self._handed = (spool, number + 1)
@@ -301,21 +302,28 @@ class TrainerLine:
         return self._told is not None and (self._told[1] < self._durable or self._unsent > 0)
 
     async def _publish_all(self, connection: Connection) -> None:
+        # The newest in any case: this may be another server than the one that had it.
+        self._has_policy.set()
+        acks: asyncio.Queue[Message] = asyncio.Queue()
+        await either(self._publish(connection, acks), _hear_all(connection, acks))
+
+    async def _publish(self, connection: Connection, acks: "asyncio.Queue[Message]") -> None:
         while True:
             await self._has_policy.wait()
             self._has_policy.clear()
             with self._lock:
                 body, count = self._policy, self._unsent
-            if body is None or not count:
+            if body is None:
                 continue
-            try:
-                await connection.send(to_frame(policy_message(count, body)))
-                await hear(connection)
-            except BaseException:
-                self._has_policy.set()  # it may not have arrived
-                raise
+            await connection.send(to_frame(policy_message(count, body)))
+            await acks.get()
             with self._lock:
                 self._unsent -= count
+
+
+async def _hear_all(connection: Connection, heard: "asyncio.Queue[Message]") -> None:
+    while True:
+        heard.put_nowait(await hear(connection))
 
 
 async def _event() -> asyncio.Event:

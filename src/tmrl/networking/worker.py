@@ -1,6 +1,7 @@
 """RolloutWorker, as documented: the worker of `tmrl.worker`, which makes its own line to the server."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,9 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
 
     def close(self) -> None:
         """Sends what was collected, waits a little for it to be safe, hangs up and closes the environment."""
-        if self._own_line is not None:
-            self.send_and_clear_buffer()
-            self._own_line.close()
-        super().close()
+        try:
+            if self._own_line is not None:
+                with closing(self._own_line):
+                    self.send_and_clear_buffer()
+        finally:
+            super().close()

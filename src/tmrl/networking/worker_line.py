@@ -73,7 +73,8 @@ class WorkerLine:
         self._is_hurried = False
         self._changed = threading.Condition()
         self._policy: Policy | None = None
-        self._heard_version = self._taken_version = 0
+        self._heard: tuple[int, int] = (0, 0)
+        self._taken_version = 0
         self._heard_at: float | None = None
         self._wake = background.run(_event())
         self._tasks = [
@@ -195,6 +196,7 @@ class WorkerLine:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
+        self.outbox.fail(error)
 
     async def _send_all(self, connection: Connection) -> None:
         sender = Sender(self.outbox)
@@ -233,8 +235,10 @@ class WorkerLine:
             due_s = self._due_s() if sender.may_send else None
             if due_s is not None and due_s <= 0:
                 return
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with what it awaits.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), due_s)
+                async with asyncio.timeout(due_s):
+                    await self._wake.wait()
 
     def _due_s(self) -> float:
         with self._changed:
@@ -261,14 +265,14 @@ class WorkerLine:
         await self._dialer.close()
 
     async def _hear_policies(self, connection: Connection) -> None:
-        await connection.send(to_frame(Subscribe(self.outbox.name, self._heard_version)))
+        await connection.send(to_frame(Subscribe(self.outbox.name, *self._heard)))
         while True:
             policy = await hear(connection)
             if not isinstance(policy, Policy) or xxh3_64_intdigest(policy.body) != policy.digest:
                 raise ProtocolError("a server must send whole policies, got something else")
             self._heard_at = time.time()
             with self._changed:
-                self._policy, self._heard_version = policy, policy.version
+                self._policy, self._heard = policy, (policy.version, policy.digest)
                 self._changed.notify_all()
 
 
