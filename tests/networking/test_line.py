@@ -13,6 +13,7 @@ from tmrl.buffer import Buffer
 from tmrl.errors import PolicyError, RefusedError, StalledError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background
+from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
@@ -82,6 +83,18 @@ def test_a_memory_gets_rows_once_the_trainer_is_attached(server, trainer):
     assert len(memory) == 24
     batch = memory.sample()
     assert torch.equal(batch.prev_obs + 1, batch.new_obs)
+
+
+def test_more_samples_than_a_buffer_usually_holds_arrive_at_once(server, trainer):
+    """What was acknowledged is never clipped, however long the loop did not ask for it."""
+    parcel = b"".join(Encoder(Wishes()).encode(numbered("a", 0, 1000)))
+    with worker_line(server, "a") as a:
+        trainer.start()
+        for _ in range(510):
+            a.outbox.put([parcel], 1000)
+        a.flush(0)
+        until(lambda: trainer._received == 510)
+        assert len(trainer.retrieve_buffer()) == 510_000
 
 
 def test_episodes_and_their_statistics_arrive(server, trainer):

@@ -12,6 +12,7 @@ is safe:
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -119,8 +120,8 @@ class TrainerLine:
         with self._lock:
             records, self._queue = self._queue, deque()
             self._queued_bytes = 0
-        self._poke(self._changed)
-        buffer = ChunkBuffer()
+        # Never clipped: all of this was acknowledged.
+        buffer = ChunkBuffer(maxlen=sys.maxsize)
         for spool, number, data in records:
             self._take(buffer, data)
             self._handed = (spool, number + 1)
