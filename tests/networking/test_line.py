@@ -16,6 +16,7 @@ from tmrl.buffer import Buffer
 from tmrl.errors import PolicyError, RefusedError, StalledError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background
+from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
@@ -115,6 +116,18 @@ def test_an_outbox_is_put_on_the_disk_also_while_there_is_no_server(tmp_path, mo
     with WorkerLine(Loopback(), outbox, close_s=0.0) as line:
         line.send(numbered("a", 0, 10))
         until(lambda: outbox._log._synced == outbox.next == 1)
+
+
+def test_more_samples_than_a_buffer_usually_holds_arrive_at_once(server, trainer):
+    """What was acknowledged is never clipped, however long the loop did not ask for it."""
+    parcel = b"".join(Encoder(Wishes()).encode(numbered("a", 0, 1000)))
+    with worker_line(server, "a") as a:
+        trainer.start()
+        for _ in range(510):
+            a.outbox.put([parcel], 1000)
+        a.flush(0)
+        until(lambda: trainer._received == 510)
+        assert len(trainer.retrieve_buffer()) == 510_000
 
 
 def test_episodes_and_their_statistics_arrive(server, trainer):

@@ -48,6 +48,7 @@ class Outbox:
         wait_limit_s: Longest wait for room.
 
     Attributes:
+        is_durable: As given.
         put_samples: Samples put since it was opened.
         dropped_samples: Samples dropped in this epoch, those included that turn out to have arrived before.
         noted_drops: Samples that the other end has noted as dropped.
@@ -63,7 +64,7 @@ class Outbox:
     ) -> None:
         self._name = name
         self._log = log
-        self._is_durable = is_durable
+        self.is_durable = is_durable
         self._when_full = when_full
         self._wait_limit_s = wait_limit_s
         self._changed = threading.Condition()
@@ -211,7 +212,7 @@ class Outbox:
 
     def sync(self) -> int:
         """Puts everything on the disk, if there is one; returns the first number that may not be there."""
-        return self._log.sync() if self._is_durable else self._log.next
+        return self._log.sync() if self.is_durable else self._log.next
 
     def settle(self, durable: int) -> None:
         """Forgets parcels before number `durable`, which are safe at the other end."""

@@ -217,7 +217,15 @@ class Hub:
                 nacks.append(nack)
             worker.note(position.samples)
             worker.changed.set()
+            self._note_arrival()
+
+    def _note_arrival(self) -> None:
+        """Lets what came go on to the trainer: at once from memory, from a disk when that is synced."""
+        if self.spool.is_durable:
             self._unsynced.set()
+        else:
+            self.spool.mark_synced(self.spool.next)
+            self._arrived.set()
 
     async def _await_room(self, put: Put) -> None:
         """Lets a worker wait while the spool is full; its own outbox then does what it is told to."""

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 SYNC_INTERVAL_S = 1.0
 """From one sync of an outbox on disk to the next, while there is no server to send to."""
 
+BYTES_AT_ONCE = 1 << 20
+"""Of parcels in one message, if so many wait: each message has its price, for both ends and the way back."""
+
 
 class WorkerLine:
     """Sends the Buffers of one worker to its trainer, and receives policies.
@@ -65,6 +68,7 @@ class WorkerLine:
         self._encoder = Encoder(compress=tuple(compress))
         self._batch_s = batch_s
         self._batch_bytes = batch_bytes
+        self._put_bytes = max(batch_bytes, BYTES_AT_ONCE)
         self._close_s = close_s
         self._failure: Exception | None = None
         self._is_closed = False
@@ -214,8 +218,8 @@ class WorkerLine:
             await self._until_due(sender)
             with self._changed:
                 self._waiting_bytes, self._waiting_since, self._is_hurried = 0, None, False
-            before = await asyncio.to_thread(self.outbox.sync)
-            while (message := sender.next_message(self._batch_bytes, before)) is not None:
+            before = await self._synced()
+            while (message := sender.next_message(self._put_bytes, before)) is not None:
                 await connection.send(to_frame(*message))
 
     async def _sync_for_ever(self) -> None:
@@ -227,6 +231,12 @@ class WorkerLine:
             except StorageError as error:
                 self._give_up(error)
                 return
+
+    async def _synced(self) -> int:
+        """Number of the first parcel that may not be told of yet; only a disk is worth a thread."""
+        if self.outbox.is_durable:
+            return await asyncio.to_thread(self.outbox.sync)
+        return self.outbox.sync()
 
     async def _until_due(self, sender: Sender) -> None:
         """Waits until there is something to send, and enough of it, or for long enough."""
