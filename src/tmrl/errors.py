@@ -109,10 +109,6 @@ class ParcelError(TmrlError, ValueError):
     """Bytes that came from a peer are no parcel of samples, or a damaged or a hostile one."""
 
 
-class ParcelError(TmrlError, ValueError):
-    """Bytes that came from a peer are no parcel of samples, or a damaged or a hostile one."""
-
-
 class PolicyError(TmrlError, ValueError):
     """A policy file that cannot be read, or that could only be read by running what it holds."""
 

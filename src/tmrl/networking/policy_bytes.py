@@ -36,4 +36,11 @@ def load_policy(actor: ActorModule, body: bytes | memoryview) -> ActorModule:
     with tempfile.TemporaryDirectory(prefix="tmrl-") as folder:
         file = Path(folder) / FILE
         file.write_bytes(body)
-        return actor.load(file, getattr(actor, "device", "cpu"))
+        try:
+            return actor.load(file, getattr(actor, "device", "cpu"))
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise PolicyError(
+                f"a policy that came could not be read by {type(actor).__name__}.load: {error}"
+            ) from error

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError
@@ -14,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 15.0
+
+
+class _HungUpError(LineLostError):
+    """The other end hung up, and said why."""
 
 
 async def keep_connected(
@@ -36,10 +41,15 @@ async def keep_connected(
     while True:
         try:
             connection = await dialer.dial(service)
+            began_at = time.monotonic()
             try:
                 await use(connection)
+            except LineLostError as error:
+                # One that was hung up on would be again.
+                if not isinstance(error, _HungUpError) or time.monotonic() - began_at > LONGEST_PAUSE_S:
+                    wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
+                raise
             finally:
-                wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
                 await connection.close()
         except (LineLostError, ProtocolError, ParcelError) as error:
             reason = str(error)
@@ -64,5 +74,5 @@ async def hear(connection: Connection) -> Message:
     if isinstance(message, Refuse):
         if message.is_final:
             raise RefusedError(f"{connection.peer.address} refuses: {message.reason}")
-        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
+        raise _HungUpError(f"{connection.peer.address} hung up: {message.reason}")
     return message
