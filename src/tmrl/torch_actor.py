@@ -1,5 +1,6 @@
 """TorchActorModule: a policy that is a torch network; its documented home is `tmrl.actor`."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -53,14 +54,17 @@ class TorchActorModule(ActorModule, torch.nn.Module):
             `self`.
 
         Raises:
-            PolicyError: The file cannot be read, holds more than tensors, or belongs to another network.
+            PolicyError: The file cannot be read, holds more than tensors, or belongs to another network. The
+                network is as it was.
         """
+        before = copy.deepcopy(self.state_dict())
         try:
             if Path(path).suffix == ".safetensors":
                 safetensors.torch.load_model(self, str(path))
             else:
                 self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:
+            self.load_state_dict(before)  # torch has copied what fits
             raise PolicyError(
                 f"{path} must hold the weights of a {type(self).__name__}, as its save() writes them: {error}"
             ) from error

@@ -58,6 +58,8 @@ class Identity:
     """What it may do."""
     fingerprint: str
     """SHA-256 of the certificate's DER bytes, 64 hexadecimal digits."""
+    expires: datetime
+    """When the certificate does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,15 @@ class ServerCredentials:
             CredentialError: It is no certificate.
         """
         return fingerprint_of(cert_pem) in self._revocations
+
+    def is_over(self, identity: Identity, now: datetime | None = None) -> bool:
+        """Whether a peer that was let in must go: its certificate has expired, or was revoked.
+
+        Args:
+            identity: Of the peer.
+            now: The time, with its zone; that of this machine's clock by default.
+        """
+        return (now or datetime.now(UTC)) > identity.expires or identity.fingerprint in self._revocations
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,8 @@ def identity_of(cert_pem: bytes | str) -> Identity:
     role, name = _role_and_name(_octets(cert_pem), _PEER, _REFUSE)
     if role == "server":
         raise CredentialError(f"{_PEER} must be of a worker or a trainer, got one of a server; {_REFUSE}")
-    return Identity(name, cast("Role", role), fingerprint_of(cert_pem))
+    expires = _certificate(_octets(cert_pem), _PEER, _REFUSE).not_valid_after_utc
+    return Identity(name, cast("Role", role), fingerprint_of(cert_pem), expires)
 
 
 def fingerprint_of(cert_pem: bytes | str) -> str:

@@ -48,7 +48,6 @@ class Outbox:
         wait_limit_s: Longest wait for room.
 
     Attributes:
-        is_durable: As given.
         put_samples: Samples put since it was opened.
         dropped_samples: Samples dropped in this epoch, those included that turn out to have arrived before.
         noted_drops: Samples that the other end has noted as dropped.
@@ -64,7 +63,7 @@ class Outbox:
     ) -> None:
         self._name = name
         self._log = log
-        self.is_durable = is_durable
+        self._is_durable = is_durable
         self._when_full = when_full
         self._wait_limit_s = wait_limit_s
         self._changed = threading.Condition()

@@ -7,6 +7,7 @@ protobuf and no code made from one. This module alone imports gRPC, when the fir
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from tmrl.networking.messages import MAX_FRAME_BYTES
 from tmrl.networking.transport import SERVICES, Connection, Peer, Serve, Service
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 PREFIX = "/tmrl.Line/"
 PING_INTERVAL_S = 20
@@ -35,12 +37,22 @@ _COMMON: list[tuple[str, int]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-_OF_DIALER = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+_OF_DIALER = [
+    *_COMMON,
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    # `keep_connected` backs off by itself, longer.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 _OF_LISTENER = [
     *_COMMON,
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_S * 500),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_S * 500),
     ("grpc.max_metadata_size", 8192),
+    # A line is two streams; each may hold a frame that has not arrived whole.
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
 ]
 
@@ -204,7 +216,7 @@ class GrpcListener:
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
         self._serve: Serve | None = None
-        self._open: dict[_Context, bytes] = {}
+        self._open: dict[_Context, Identity | None] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, serve: Serve) -> None:
@@ -238,13 +250,15 @@ class GrpcListener:
 
     def _handler(self, service: Service) -> Any:
         async def handle(_: Any, context: Any) -> None:
-            cert_pem = b"" if self._credentials is None else context.auth_context()["x509_pem_cert"][0]
-            connection = _Context(context, await self._peer(context, cert_pem))
+            identity = await self._identity(context)
+            address = str(context.peer()).partition(":")[2]
+            peer = Peer(address) if identity is None else Peer(address, identity.name, identity.role)
+            connection = _Context(context, peer)
             # The dialer waits for it.
             await context.send_initial_metadata(())
             if self._serve is None:
                 return
-            self._open[connection] = cert_pem
+            self._open[connection] = identity
             try:
                 await connection.run(self._serve(service, connection))
             finally:
@@ -252,23 +266,24 @@ class GrpcListener:
 
         return handle
 
-    async def _peer(self, context: Any, cert_pem: bytes) -> Peer:
-        address = str(context.peer()).partition(":")[2]
+    async def _identity(self, context: Any) -> Identity | None:
         if self._credentials is None:
-            return Peer(address)
+            return None
         try:
-            identity = _unrevoked(self._credentials, cert_pem)
+            return _unrevoked(self._credentials, context.auth_context()["x509_pem_cert"][0])
         except CredentialError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             raise
-        return Peer(address, identity.name, identity.role)
 
     async def _end_revoked(self, credentials: ServerCredentials) -> None:
-        """Ends open connections whose certificate is revoked: TLS looks at it only at the beginning."""
+        """Ends open connections whose certificate is over: TLS looks at it only at the beginning."""
         while True:
             await asyncio.sleep(REVOCATION_INTERVAL_S)
-            for connection, cert_pem in list(self._open.items()):
-                if credentials.is_revoked(cert_pem):
+            for connection, identity in list(self._open.items()):
+                if identity is not None and credentials.is_over(identity):
+                    logger.warning(
+                        "%s %r is hung up on: its certificate is over", identity.role, identity.name
+                    )
                     await connection.close()
 
     async def stop(self) -> None:
@@ -276,6 +291,8 @@ class GrpcListener:
         if self._watch is not None:
             self._watch.cancel()
         server, self._server = self._server, None
+        for connection in list(self._open):
+            await connection.close()
         if server is not None:
             await server.stop(STOP_GRACE_S)
 

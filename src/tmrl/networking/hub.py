@@ -7,7 +7,8 @@
     status    anyone  <-- a report
 
 Nothing that a peer sends is executed, and nothing of it is decoded here but headers. Who breaks the protocol
-is told so once and hung up on; nobody else notices. Everything runs in one event loop, so nothing needs a
+is told so and hung up on; nobody else notices. See `tmrl.networking.guard` for who says too much, and
+`tmrl.networking.shares` for who sends too much. Everything runs in one event loop, so nothing needs a
 lock; only the disk is synced in another thread.
 """
 
@@ -15,12 +16,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError, StorageError
 from tmrl.networking.delivery import Position, Sender
+from tmrl.networking.guard import PARCELS_PER_FRAME, Complaints, Doors, Paced
 from tmrl.networking.messages import (
     VERSION,
     Ack,
@@ -40,22 +41,27 @@ from tmrl.networking.messages import (
     to_frame,
 )
 from tmrl.networking.policy_store import PolicyStore
-from tmrl.networking.spool import Spool
+from tmrl.networking.spool import Spool, SpoolSource
 from tmrl.networking.tasks import either
 from tmrl.networking.transport import Connection, Peer, Service
 from tmrl.waiting import Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
 """A peer that has said nothing for so long is hung up on."""
-LAST_WORD_S = 1.0
-"""How long a peer that is hung up on may take to hear why."""
+HANG_UP_S = 1.0
+"""How long a peer may take to hear why; it may be half gone, and take nothing any more."""
 SYNC_INTERVAL_S = 0.05
 """From one sync of the disk to the next, so that many parcels share one."""
 BYTES_AT_ONCE = 1 << 20
 """Of parcels in one Put to the trainer."""
 MAX_WORKERS = 4096
+MAX_REASON = 1000
+"""Characters of why a peer is refused."""
 RATE_WINDOW_S = 10.0
 
 M = TypeVar("M", bound=Message)
@@ -67,7 +73,8 @@ class WorkerLink:
     Attributes:
         position: How far it has come.
         connection: Its open line, or None.
-        policy_version: The newest policy it was sent, or said it has.
+        policies: That for policies, or None.
+        policy_version, policy_digest: The newest policy it was sent, or said it has.
         backlog: Parcels that waited behind the newest Put.
         seen_at: When it was heard last, in seconds since 1970.
     """
@@ -76,7 +83,8 @@ class WorkerLink:
         self.name = name
         self.position: Position | None = None
         self.connection: Connection | None = None
-        self.policy_version = 0
+        self.policies: Connection | None = None
+        self.policy_version = self.policy_digest = 0
         self.backlog = 0
         self.seen_at = time.time()
         self.changed = asyncio.Event()
@@ -130,8 +138,8 @@ class Hub:
         self._syncer: asyncio.Task[None] | None = None
         self._unsynced = asyncio.Event()
         self._failure: Exception | None = None
-        self._complaints: set[tuple[str, str]] = set()
-        self._services: dict[Service, Callable[[Connection], Awaitable[None]]] = {
+        self._doors, self._complaints = Doors(), Complaints(max_workers)
+        self._services: dict[Service, Callable[[Paced], Awaitable[None]]] = {
             "samples": self._serve_samples,
             "policies": self._serve_policies,
             "feed": self._serve_feed,
@@ -146,25 +154,30 @@ class Hub:
         if self._syncer is None:
             self._syncer = asyncio.ensure_future(self._sync_for_ever())
         try:
-            await self._services[service](connection)
+            with self._doors.counted(connection.peer):
+                await self._services[service](Paced(connection))
         except LineLostError:
             pass
-        except RefusedError as error:
+        except (RefusedError, ParcelError) as error:  # a parcel would be the same again
             await self._hang_up(connection, str(error), is_final=True)
-        except (ProtocolError, ParcelError) as error:
+        except ProtocolError as error:
             await self._hang_up(connection, str(error), is_final=False)
-        except StorageError as error:
-            await self._hang_up(connection, f"the server cannot keep what it gets: {error}", is_final=False)
         except TimeoutError:
             await self._hang_up(connection, f"nothing was said for {HELLO_TIMEOUT_S:g} s", is_final=False)
+        except OSError as error:
+            await self._hang_up(connection, f"the server cannot keep what it gets: {error}", is_final=False)
+        except Exception:
+            logger.exception("a connection for %s of %s failed", service, connection.peer.address)
+            await self._hang_up(connection, "the server failed; its log says how", is_final=False)
 
     async def _hang_up(self, connection: Connection, reason: str, is_final: bool) -> None:
+        reason = "".join(c if c.isprintable() else " " for c in reason[:MAX_REASON])
         who = connection.peer.name or connection.peer.address.rsplit(":", 1)[0]
-        if (who, reason) not in self._complaints and len(self._complaints) < MAX_WORKERS:
-            self._complaints.add((who, reason))
+        if self._complaints.is_news(who, reason):
             logger.warning("%s is refused: %s; this is said once", who, reason)
-        with suppress(LineLostError):
-            await connection.send(to_frame(Refuse(reason[:1000], is_final)))
+        with suppress(LineLostError, TimeoutError):
+            async with asyncio.timeout(HANG_UP_S):
+                await connection.send(to_frame(Refuse(reason, is_final)))
 
     # Workers.
 
@@ -175,13 +188,15 @@ class Hub:
             self._workers[name] = WorkerLink(name)
         return self._workers[name]
 
-    async def _serve_samples(self, connection: Connection) -> None:
+    async def _serve_samples(self, connection: Paced) -> None:
         hello = await _first(connection, Hello)
         if hello.version != VERSION:
             raise RefusedError(f"the server speaks version {VERSION} of the protocol, got {hello.version}")
         _check_peer(connection.peer, "worker", hello.name)
         worker = self._worker(hello.name)
-        await self._take_over(worker.connection, f"another connection of {hello.name!r} took over")
+        while (older := worker.connection) is not None:  # others may come while it is hung up on
+            worker.connection = None
+            await self._take_over(older, f"another connection of {hello.name!r} took over")
         worker.connection, worker.changed = connection, asyncio.Event()
         worker.position = position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
         worker.note(position.samples)
@@ -198,14 +213,15 @@ class Hub:
                 worker.connection = None
 
     async def _hear_worker(
-        self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
+        self, connection: Paced, worker: WorkerLink, position: Position, nacks: deque[Nack]
     ) -> None:
         while True:
             message = from_frame(await connection.receive())
             if self._failure is not None:
                 raise StorageError(str(self._failure)) from self._failure
             if isinstance(message, Put):
-                await self._await_room(message)
+                await connection.spend(len(message.sizes) / PARCELS_PER_FRAME)
+                await self._await_room(worker.name, message)
                 is_strict = connection.peer.name is not None
                 nack = self.spool.take(worker.name, position, message, is_strict)
                 worker.backlog = message.backlog
@@ -227,10 +243,10 @@ class Hub:
             self.spool.mark_synced(self.spool.next)
             self._arrived.set()
 
-    async def _await_room(self, put: Put) -> None:
-        """Lets a worker wait while the spool is full; its own outbox then does what it is told to."""
+    async def _await_room(self, name: str, put: Put) -> None:
+        """Lets a worker wait while the spool, or its share, is full; its outbox does what it is told to."""
         wait = Wait(f"room in the spool, {self.spool.max_bytes:,} bytes")
-        while not self.spool.has_room(put):
+        while not self.spool.has_room(name, put):
             self._room.clear()
             try:
                 async with asyncio.timeout(wait.next_s()):
@@ -288,20 +304,24 @@ class Hub:
         for worker in self._workers.values():
             worker.changed.set()
 
-    async def _take_over(self, older: Connection | None, reason: str) -> None:
-        if older is not None:
-            # It may be half gone, and take nothing any more.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORD_S):
-                    await self._hang_up(older, reason, is_final=False)
-            await older.close()
+    async def _take_over(self, older: Connection, reason: str) -> None:
+        await self._hang_up(older, reason, is_final=False)
+        await older.close()
 
-    async def _serve_policies(self, connection: Connection) -> None:
+    async def _serve_policies(self, connection: Paced) -> None:
         request = await _first(connection, Subscribe)
         _check_peer(connection.peer, "worker", request.name)
         worker = self._worker(request.name)
+        while (older := worker.policies) is not None:
+            worker.policies = None
+            await self._take_over(older, f"another connection of {request.name!r} took over")
+        worker.policies = connection
         known = request.version, request.digest
-        await either(self._send_policies(connection, worker, known), _until_lost(connection))
+        try:
+            await either(self._send_policies(connection, worker, known), _until_lost(connection))
+        finally:
+            if worker.policies is connection:
+                worker.policies = None
 
     async def _send_policies(
         self, connection: Connection, worker: WorkerLink, known: tuple[int, int]
@@ -320,11 +340,13 @@ class Hub:
 
     # The trainer.
 
-    async def _serve_feed(self, connection: Connection) -> None:
+    async def _serve_feed(self, connection: Paced) -> None:
         _check_peer(connection.peer, "trainer", None)
-        await self._take_over(self._trainer, "another trainer took over")
+        while (older := self._trainer) is not None:
+            self._trainer = None
+            await self._take_over(older, "another trainer took over")
         self._trainer, self._arrived = connection, asyncio.Event()
-        sender = Sender(_Feed(self.spool, self._forget))
+        sender = Sender(SpoolSource(self.spool, self._forget))
         try:
             await connection.send(to_frame(sender.hello()))
             welcome = await _first(connection, Welcome)
@@ -365,11 +387,11 @@ class Hub:
     async def _wish(self, wishes: Any) -> None:
         self._trainer_seen_at = time.time()
         if wishes != self._wishes:
-            self._wishes = wishes
             self._policies.keep_wishes(wishes)
+            self._wishes = wishes
             self._tell_all()
 
-    async def _serve_publish(self, connection: Connection) -> None:
+    async def _serve_publish(self, connection: Paced) -> None:
         _check_peer(connection.peer, "trainer", None)
         while True:
             message = from_frame(await connection.receive())
@@ -382,7 +404,7 @@ class Hub:
 
     # Reports.
 
-    async def _serve_status(self, connection: Connection) -> None:
+    async def _serve_status(self, connection: Paced) -> None:
         await _first(connection, Ask)
         await connection.send(to_frame(Report(self.report())))
 
@@ -427,43 +449,6 @@ def _counts(position: Position | None) -> dict[str, int]:
     return {name: 0 if position is None else getattr(position, name) for name in names}
 
 
-class _Feed:
-    """The spool as what a `Sender` sends to the trainer."""
-
-    name = "spool"
-
-    def __init__(self, spool: Spool, forget: Callable[[int], None]) -> None:
-        self._spool = spool
-        self._forget = forget
-
-    @property
-    def epoch(self) -> int:
-        return self._spool.identity
-
-    @property
-    def settled(self) -> int:
-        return self._spool.first
-
-    @property
-    def next(self) -> int:
-        return self._spool.next
-
-    def read(self, start: int, max_bytes: int) -> list[bytes]:
-        return self._spool.read(start, max_bytes)
-
-    def dropped_from(self, start: int) -> tuple[int, ...]:
-        return self._spool.dropped_from(start)
-
-    def settle(self, durable: int) -> None:
-        self._forget(durable)
-
-    def note_drops(self, samples: int) -> None:
-        pass
-
-    def begin_epoch(self) -> None:
-        raise ProtocolError("the trainer expects records that this spool never had; give it its own server")
-
-
 def _check_peer(peer: Peer, role: str, name: str | None) -> None:
     """Checks what a certificate vouches for; without certificates the transport has let only loopback in.
 
@@ -497,6 +482,10 @@ async def _first(connection: Connection, kind: type[M]) -> M:
 
 
 async def _until_lost(connection: Connection) -> None:
-    """Listens to a peer that has nothing more to say."""
-    while True:
-        await connection.receive()
+    """Waits for a peer that has nothing more to say to hang up.
+
+    Raises:
+        LineLostError: It has.
+        ProtocolError: It says something.
+    """
+    raise ProtocolError(f"there is nothing more to say here, got {len(await connection.receive()):,} bytes")

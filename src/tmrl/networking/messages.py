@@ -19,7 +19,7 @@ before anything is made of it, and whatever does not fit is a `ProtocolError`.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,9 +32,17 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 256 << 20
 """Of the largest frame, a policy or a parcel with its header."""
+MAX_PARCEL_BYTES = MAX_FRAME_BYTES - 4 * MAX_HEADER_BYTES
+"""Of a parcel, and of a policy: what is added to it on its way must fit the frame, too."""
+MAX_NUMBER = 1 << 62
+"""Numbers are below it, so that what is added to one fits 64 bits."""
+MAX_SAMPLES = 1 << 32
+"""Samples in a parcel that was skipped are fewer."""
 MAX_NUMBERS = 1 << 14
 """Most parcels in a Put and most numbers in a Skip."""
 MAX_TEXT = 4096
+MAX_DEPTH = 16
+"""Of documents."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -258,36 +266,59 @@ def _checked(kind: type[Any], values: list[Any]) -> list[Any]:
     checked: list[Any] = []
     for field, value in zip(expected, values, strict=True):
         name = getattr(field.type, "__name__", str(field.type))
-        if not _CHECKS[name](value):
+        check = _CHECKS.get(f"{kind.__name__}.{field.name}") or _CHECKS[name]
+        if not check(value):
             raise ProtocolError(f"{field.name} of a {kind.__name__} must be a sensible {name}")
         checked.append(tuple(value) if name == "tuple" else value)
     return checked
 
 
 def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_NUMBER
+
+
+def _is_digest(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 64
 
 
 def _is_text(value: Any) -> bool:
-    return type(value) is str and len(value) <= MAX_TEXT
+    # Printable, as it ends in logs and on terminals: no new lines, no escapes.
+    return type(value) is str and len(value) <= MAX_TEXT and value.isprintable()
 
 
 def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and 0 < len(value) <= MAX_NUMBERS and all(map(_is_number, value))
 
 
+def _are_samples(value: Any) -> bool:
+    return _are_numbers(value) and max(value) < MAX_SAMPLES
+
+
 def _is_flag(value: Any) -> bool:
     return type(value) is bool
 
 
-def _is_anything(_: Any) -> bool:
-    return True
+def _is_document(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether `json.dumps` takes it."""
+    if isinstance(value, dict):
+        entries: dict[Any, Any] = value
+        return depth > 0 and all(
+            type(key) is str and _is_document(entry, depth - 1) for key, entry in entries.items()
+        )
+    if isinstance(value, list):
+        items: list[Any] = value
+        return depth > 0 and all(_is_document(item, depth - 1) for item in items)
+    return value is None or type(value) in {bool, int, float, str}
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": _is_number,
     "str": _is_text,
     "bool": _is_flag,
     "tuple": _are_numbers,
-    "Any": _is_anything,
+    "Any": _is_document,
+    "Policy.digest": _is_digest,
+    "Subscribe.digest": _is_digest,
+    "Skip.samples": _are_samples,
 }
+"""By type, or by field."""

@@ -8,10 +8,13 @@ from xxhash import xxh3_64_intdigest
 
 from tmrl.datasets.files import sync
 from tmrl.errors import ProtocolError
-from tmrl.networking.messages import Policy, from_frame, to_frame
+from tmrl.networking.messages import MAX_PARCEL_BYTES, Policy, from_frame, to_frame
 
 POLICY = "policy.frame"
 WISHES = "wishes.json"
+MAX_WISHES_BYTES = 1 << 16
+MAX_COUNT = 1 << 20
+"""Policies that a published one may stand for, those that never left included."""
 
 
 class PolicyStore:
@@ -22,7 +25,7 @@ class PolicyStore:
 
     Attributes:
         version: How many policies there were; 0 before the first.
-        digest: Of the newest.
+        digest: Of the newest; 0 before the first.
         frame: The newest as a frame.
         wishes: In what form the trainer wants parcels; None before it has said.
     """
@@ -53,12 +56,17 @@ class PolicyStore:
         """Keeps a policy instead of the one before, and returns its number.
 
         Raises:
-            ProtocolError: Its digest is not that of its body.
+            ProtocolError: Its digest is not that of its body, or it is too large.
         """
         if not is_whole(policy):
             raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
         if not policy.version and policy.digest == self.digest:
             return self.version
+        if len(policy.body) > MAX_PARCEL_BYTES or policy.version > MAX_COUNT:
+            raise ProtocolError(
+                f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes and one of {MAX_COUNT:,}, got "
+                f"{len(policy.body):,} bytes and {policy.version:,}"
+            )
         version = self.version + max(1, policy.version)
         self.frame = to_frame(Policy(version, policy.digest), [policy.body])
         self._write(POLICY, self.frame)
@@ -66,9 +74,16 @@ class PolicyStore:
         return version
 
     def keep_wishes(self, wishes: Any) -> None:
-        """Keeps what the trainer wishes."""
+        """Keeps what the trainer wishes.
+
+        Raises:
+            ProtocolError: It is too much.
+        """
+        document = json.dumps(wishes).encode()
+        if len(document) > MAX_WISHES_BYTES:
+            raise ProtocolError(f"wishes must be at most {MAX_WISHES_BYTES:,} bytes, got {len(document):,}")
         self.wishes = wishes
-        self._write(WISHES, json.dumps(wishes).encode())
+        self._write(WISHES, document)
 
     def _write(self, name: str, content: bytes) -> None:
         if self._folder is None:

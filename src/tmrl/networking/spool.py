@@ -3,7 +3,7 @@
 One `RecordLog` for all workers. Each record says whose parcel it is and which, so that the ledger of what has
 come can be read from the records again; what is forgotten leaves its part of it in the log's note. On a disk,
 a parcel is durable once it is synced. In RAM nothing here is: then it is durable once the trainer says so,
-and until then the worker keeps its own copy.
+and until then the worker keeps its own copy. No worker can fill it alone, see `tmrl.networking.shares`.
 
     record   kind, epoch, number, samples, bytes of the name | name | padding | parcel, or where a Skip stops
 """
@@ -13,14 +13,17 @@ import secrets
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tmrl.errors import ParcelError, StorageError
+from tmrl.errors import ParcelError, ProtocolError, StorageError
+from tmrl.networking.claims import check_own
 from tmrl.networking.delivery import Ledger, Position, damaged_from, news_in
-from tmrl.networking.messages import Nack, Put, Skip
+from tmrl.networking.messages import MAX_NUMBER, MAX_PARCEL_BYTES, Nack, Put, Skip
 from tmrl.networking.parcel import summary
-from tmrl.networking.record_log import RecordLog
+from tmrl.networking.record_log import HEAD_BYTES, RecordLog
+from tmrl.networking.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +71,26 @@ def skip_record(name: str, epoch: int, skip: Skip) -> list[bytes]:
 
 
 def from_record(record: bytes | memoryview) -> Record:
-    """Reads a record; its parcel is a view."""
+    """Reads a record; its parcel is a view.
+
+    Raises:
+        ParcelError: It is none.
+    """
     view = memoryview(record)
-    kind, epoch, number, samples, n_label = _HEAD.unpack_from(view)
-    start = _HEAD.size + n_label
-    name = bytes(view[_HEAD.size : start]).decode()
+    try:
+        kind, epoch, number, samples, n_label = _HEAD.unpack_from(view)
+        start = _HEAD.size + n_label
+        name = bytes(view[_HEAD.size : start]).decode()
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ParcelError(f"a record of a spool must have a head, got none: {error}") from error
     start += -start % ALIGN
-    if kind == _SKIP:
-        return Record(name, epoch, number, samples, None, int.from_bytes(view[start:], "little"))
-    return Record(name, epoch, number, samples, view[start:], number + 1)
+    if kind not in {_PARCEL, _SKIP} or len(view) < start or max(epoch, number) >= 2 * MAX_NUMBER:
+        raise ParcelError("a record of a spool must hold a parcel or skipped numbers, got something else")
+    if kind == _PARCEL:
+        return Record(name, epoch, number, samples, view[start:], number + 1)
+    if len(view) != start + 8:
+        raise ParcelError("a record of skipped numbers must say where they stop, and does not")
+    return Record(name, epoch, number, samples, None, int.from_bytes(view[start:], "little"))
 
 
 class Spool:
@@ -99,9 +113,10 @@ class Spool:
         self._log = log
         self.is_durable = is_durable
         noted = log.noted
-        self.identity: int = noted.get("identity") or secrets.randbits(62) + 1
+        self.identity: int = noted.get("identity") or secrets.randbits(61) + 1
         self.ledger = Ledger.from_json(noted.get("ledger", {}))
         self._unsafe: deque[tuple[int, Position, int]] = deque()
+        self._shares = Shares(log.max_bytes)
         self._forgettable = log.first
         self._released_at = 0.0
         self._replay(max(log.first, int(noted.get("next", 0))))
@@ -144,12 +159,16 @@ class Spool:
         """Most bytes to hold."""
         return self._log.max_bytes
 
-    def has_room(self, put: Put) -> bool:
-        """Whether the parcels of a Put may be taken now."""
+    def has_room(self, name: str, put: Put) -> bool:
+        """Whether the parcels of a worker's Put may be taken now."""
         size = len(put.body) + len(put.sizes) * MAX_HEAD_BYTES
-        if not self._log.has_room(size):
+        if not self._has_room(name, size):
             self._try_release()
-        return self._log.has_room(size) or self.first == self._log.next
+        return self._has_room(name, size) or self.first == self._log.next
+
+    def _has_room(self, name: str, size: int) -> bool:
+        free_bytes = self._log.max_bytes - self._log.n_bytes
+        return self._log.has_room(size) and self._shares.has_room(name, size, free_bytes)
 
     def take(self, name: str, position: Position, put: Put, is_strict: bool = False) -> Nack | None:
         """Keeps the parcels of a Put that are new; returns what to say if it leaves out a number.
@@ -168,12 +187,10 @@ class Spool:
         if news is None:
             return Nack(position.expected)
         for number, parcel in news:
-            n_samples, _, workers = summary(parcel)
-            if is_strict:
-                _check_own(name, workers)
+            n_samples = _checked(name, parcel, is_strict)
             parts = to_record(name, position.epoch, number, n_samples, parcel)
             record = Record(name, position.epoch, number, n_samples, parcel, number + 1)
-            self._enter(self._log.append(parts), position, record)
+            self._append(parts, position, record)
         return None
 
     def skip(self, name: str, position: Position, skip: Skip) -> Nack | None:
@@ -184,8 +201,13 @@ class Spool:
         if counts:
             rest = Skip(position.expected, counts)
             record = Record(name, position.epoch, rest.first, sum(counts), None, rest.stop)
-            self._enter(self._log.append(skip_record(name, position.epoch, rest)), position, record)
+            self._append(skip_record(name, position.epoch, rest), position, record)
         return None
+
+    def _append(self, parts: list[Any], position: Position, record: Record) -> None:
+        number = self._log.append(parts)
+        self._shares.add(record.name, number, sum(map(len, parts)) + HEAD_BYTES)
+        self._enter(number, position, record)
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Records from number `start` on, at least one if there is one."""
@@ -236,6 +258,7 @@ class Spool:
         self.sync()
         self._log.note({"identity": self.identity, "ledger": self.ledger.to_json(), "next": self._log.next})
         self._log.forget(self._forgettable)
+        self._shares.forget(self._forgettable)
         self._released_at = time.monotonic()
 
     def close(self) -> None:
@@ -244,15 +267,18 @@ class Spool:
         self._log.close()
 
 
-def _check_own(name: str, workers: tuple[str, ...]) -> None:
-    """Checks whose samples a parcel says it holds.
+def _checked(name: str, parcel: memoryview, is_strict: bool) -> int:
+    """How many samples a parcel says it holds.
 
     Raises:
-        ParcelError: They are those of somebody else.
+        ParcelError: It is none, is larger than what can go on from here, or holds somebody else's samples.
     """
-    for worker in workers:
-        if worker != name and not worker.startswith(f"{name}/"):
-            raise ParcelError(f"worker {name!r} may send its own samples only, got those of {worker!r}")
+    if len(parcel) > MAX_PARCEL_BYTES:
+        raise ParcelError(f"a parcel must be at most {MAX_PARCEL_BYTES:,} bytes, got {len(parcel):,}")
+    n_samples, _, workers = summary(parcel)
+    if is_strict:
+        check_own(name, workers)
+    return n_samples
 
 
 def enter(position: Position, record: Record) -> None:
@@ -264,3 +290,56 @@ def enter(position: Position, record: Record) -> None:
     else:
         position.parcels += 1
         position.samples += record.samples
+
+
+class SpoolSource:
+    """A spool as what a `Sender` sends to the trainer.
+
+    Args:
+        spool: What is sent.
+        forget: Called with the number before which the trainer needs nothing any more.
+    """
+
+    name = "spool"
+
+    def __init__(self, spool: Spool, forget: Callable[[int], None]) -> None:
+        self._spool = spool
+        self._forget = forget
+
+    @property
+    def epoch(self) -> int:
+        """See `Source`."""
+        return self._spool.identity
+
+    @property
+    def settled(self) -> int:
+        """See `Source`."""
+        return self._spool.first
+
+    @property
+    def next(self) -> int:
+        """See `Source`."""
+        return self._spool.next
+
+    def read(self, start: int, max_bytes: int) -> list[bytes]:
+        """See `Source`."""
+        return self._spool.read(start, max_bytes)
+
+    def dropped_from(self, start: int) -> tuple[int, ...]:
+        """See `Source`."""
+        return self._spool.dropped_from(start)
+
+    def settle(self, durable: int) -> None:
+        """See `Source`."""
+        self._forget(durable)
+
+    def note_drops(self, samples: int) -> None:
+        """See `Source`."""
+
+    def begin_epoch(self) -> None:
+        """See `Source`.
+
+        Raises:
+            ProtocolError: Always: a trainer cannot know more than the spool.
+        """
+        raise ProtocolError("the trainer expects records that this spool never had; give it its own server")

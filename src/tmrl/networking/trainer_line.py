@@ -24,11 +24,25 @@ if TYPE_CHECKING:
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.chunk_buffer import ChunkBuffer
-from tmrl.errors import ParcelError, ProtocolError, RefusedError
+from tmrl.errors import ParcelError, PolicyError, ProtocolError, RefusedError
 from tmrl.networking import background
+from tmrl.networking.claims import check_claimed
 from tmrl.networking.delivery import Ledger
-from tmrl.networking.messages import VERSION, Ack, Hello, Message, Nack, Put, Skip, Welcome, Wish, to_frame
-from tmrl.networking.parcel import decode
+from tmrl.networking.guard import Complaints
+from tmrl.networking.messages import (
+    MAX_PARCEL_BYTES,
+    VERSION,
+    Ack,
+    Hello,
+    Message,
+    Nack,
+    Put,
+    Skip,
+    Welcome,
+    Wish,
+    to_frame,
+)
+from tmrl.networking.parcel import decode, summary
 from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
@@ -40,6 +54,8 @@ from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
 
+MAX_PEERS = 4096
+"""Workers of which it is said that their parcels cannot be read."""
 LAST_WORD_S = 1.0
 """How long `close` tries to tell the server what it may forget."""
 
@@ -76,6 +92,7 @@ class TrainerLine:
         self._received = 0
         self._durable = 0
         self._ledger = Ledger()
+        self._complaints = Complaints(MAX_PEERS)
         self._handed: tuple[int, int] = (0, 0)
         self._told: tuple[int, int] | None = None
         self._is_kept_elsewhere = False
@@ -121,31 +138,50 @@ class TrainerLine:
         with self._lock:
             records, self._queue = self._queue, deque()
             self._queued_bytes = 0
-        self._poke(self._changed)
-        buffer = ChunkBuffer(maxlen=sys.maxsize)  # the queue is bounded, and nothing of it may be dropped
-        for spool, number, data in records:
-            self._take(buffer, data)
+        # The queue is bounded, and nothing of it may be dropped.
+        buffer, n_bytes, is_idle = ChunkBuffer(maxlen=sys.maxsize), 0, not records
+        while records and n_bytes <= self._max_bytes:
+            spool, number, data = records.popleft()
+            n_bytes += self._take(buffer, data)
             self._handed = (spool, number + 1)
+        self._put_back(records)
+        self._poke(self._changed)
         self.received_samples += len(buffer)
-        self._watch(is_idle=not records)
+        self._watch(is_idle)
         return buffer
 
-    def _take(self, buffer: ChunkBuffer, data: bytes) -> None:
+    def _put_back(self, records: deque[tuple[int, int, bytes]]) -> None:
+        """Keeps for the next call what would be too much for this one once it is decompressed."""
+        with self._lock:
+            self._queue.extendleft(reversed(records))
+            self._queued_bytes = sum(len(data) for _, _, data in self._queue)
+
+    def _take(self, buffer: ChunkBuffer, data: bytes) -> int:
+        """Adds what a record holds; returns its bytes."""
         record = from_record(data)
         position = self._ledger.position(record.name, record.epoch, record.number)
         if record.stop <= position.expected:
             position.duplicates += 1
-            return
+            return 0
         enter(position, record)
         if record.parcel is None:
-            return
+            return 0
         try:
-            parcel = decode(record.parcel)
-            buffer += parcel
-            buffer.parcels.append(parcel)
+            arrived = decode(record.parcel)
+            check_claimed(summary(record.parcel).workers, arrived)
+            buffer += arrived
+            buffer.parcels.append(arrived)
+            rows = sum(part.chunk.rows.nbytes for part in arrived.parts if not isinstance(part, list))
+            return max(rows, len(data))
         except ParcelError as error:
             self.refused += 1
-            logger.warning("a parcel of %r cannot be read and is left out: %s", record.name, error)
+            reason = str(error)[:1000]
+            if self._complaints.is_news(record.name, reason):
+                logger.warning(
+                    "a parcel of %r cannot be read and is left out: %s; this is said once",
+                    *(record.name, reason),
+                )
+            return 0
 
     def _watch(self, is_idle: bool) -> None:
         if not is_idle:
@@ -159,12 +195,14 @@ class TrainerLine:
         """Sends the policy as it is now; one that has not left yet is replaced.
 
         Raises:
-            PolicyError: It would have to be pickled.
+            PolicyError: It would have to be pickled, or is too large for the line.
             RefusedError: The server refuses this trainer.
         """
         self.start()
         self._check()
         body = save_policy(actor)
+        if len(body) > MAX_PARCEL_BYTES:
+            raise PolicyError(f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes, got {len(body):,}")
         with self._lock:
             self._policy, self._unsent = body, self._unsent + 1
         self._poke(self._has_policy)
@@ -264,10 +302,13 @@ class TrainerLine:
                 logger.error("records %d to %d are damaged in the spool", message.first, message.stop - 1)
                 self._received = max(self._received, message.stop)
                 continue
+            records = message.parcels()
+            for record in records:
+                from_record(record)
             while self._queued_bytes > self._max_bytes:
                 await asyncio.sleep(0.005)
             with self._lock:
-                for number, record in enumerate(message.parcels(), message.first):
+                for number, record in enumerate(records, message.first):
                     if number >= self._received:
                         self._queue.append((self._spool, number, bytes(record)))
                         self._queued_bytes += len(record)
@@ -323,7 +364,10 @@ class TrainerLine:
 
 async def _hear_all(connection: Connection, heard: "asyncio.Queue[Message]") -> None:
     while True:
-        heard.put_nowait(await hear(connection))
+        answer = await hear(connection)
+        if not isinstance(answer, Ack):
+            raise ProtocolError(f"a Policy must be answered with an Ack, got {type(answer).__name__}")
+        heard.put_nowait(answer)
 
 
 async def _event() -> asyncio.Event:

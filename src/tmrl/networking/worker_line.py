@@ -18,10 +18,10 @@ from xxhash import xxh3_64_intdigest
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import LineLostError, ProtocolError, StorageError
+from tmrl.errors import BadSampleError, LineLostError, ProtocolError, StorageError
 from tmrl.networking import background
 from tmrl.networking.delivery import Outbox, Sender
-from tmrl.networking.messages import Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
+from tmrl.networking.messages import MAX_PARCEL_BYTES, Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
 from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.policy_bytes import load_policy
 from tmrl.networking.reconnect import hear, keep_connected
@@ -103,15 +103,22 @@ class WorkerLine:
         Raises:
             RefusedError: The server refused this worker for good.
             StalledError: The outbox had no room for as long as it was told to wait.
-            TypeError: A sample holds what cannot travel; the message names it.
+            BadSampleError: A sample holds what cannot travel, and the message names it, or there are too
+                many of them.
         """
         self._check()
         if not len(buffer) and not buffer.episodes:
             return
         parts = self._encoder.encode(buffer)
+        size = sum(map(len, parts))
+        if size > MAX_PARCEL_BYTES:
+            raise BadSampleError(
+                f"{len(buffer)} samples make a parcel of {size:,} bytes, and one may have "
+                f"{MAX_PARCEL_BYTES:,}; send the Buffer more often; nothing was sent"
+            )
         self.outbox.put(parts, len(buffer))
         with self._changed:
-            self._waiting_bytes += sum(map(len, parts))
+            self._waiting_bytes += size
             if self._waiting_since is None:
                 self._waiting_since = time.monotonic()
         self._poke()

@@ -1,5 +1,6 @@
 """What `tmrl server` and `tmrl worker` do, each in a process of its own."""
 
+import logging
 import math
 import time
 from contextlib import suppress
@@ -8,6 +9,9 @@ from threading import Event
 
 from rich.console import Console
 
+from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
+from tmrl.errors import PolicyError
 from tmrl.memory.size import budget_bytes
 from tmrl.networking import RolloutWorker, Server
 from tmrl.networking.connecting import RAM
@@ -15,6 +19,9 @@ from tmrl.runs.environments import make_env
 from tmrl.runs.lifetime import follow_stdin, interruptible
 from tmrl.runs.line_settings import Address, ServerSettings, WorkerSettings
 from tmrl.runs.recipe import make_actor
+from tmrl.sink import Received, Sink
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: ServerSettings, console: Console) -> None:
@@ -75,10 +82,51 @@ def make_worker(settings: WorkerSettings) -> RolloutWorker:
     )
 
 
+class KeepsPolicy:
+    """A line on which a policy that cannot be read is said once, and the worker goes on with the one it has.
+
+    A user's own loop is told by a `PolicyError` of `update_actor_weights`; a robot that nobody watches is
+    better off with an older policy than without.
+
+    Args:
+        sink: The line.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._is_told = False
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end."""
+        return self._sink.peer
+
+    def send(self, buffer: Buffer) -> None:
+        """See `Sink`."""
+        self._sink.send(buffer)
+
+    def receive(self, timeout_s: float, actor: ActorModule | None) -> Received:
+        """See `Sink`; waits on if what comes cannot be read."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                received = self._sink.receive(max(0.0, deadline - time.monotonic()), actor)
+            except PolicyError as error:
+                if not self._is_told:
+                    logger.error("the worker goes on with the policy it has: %s", error)  # noqa: TRY400
+                self._is_told = True
+                continue
+            if received.n_policies:
+                self._is_told = False
+            return received
+
+
 def work(worker: RolloutWorker, settings: WorkerSettings) -> None:
     """Collects until all steps are done, or until Ctrl-C; what was collected is sent before it returns."""
     if settings.until_stdin_closes:
         follow_stdin()
+    if worker.sink is not None:
+        worker.sink = KeepsPolicy(worker.sink)
     with worker:
         if settings.steps_per_policy < math.inf:
             _work_in_step(worker, settings)
