@@ -122,6 +122,9 @@ def test_server_worker_and_trainer_are_three_commands(call, spawn, is_secure):
     code, _, err = call("trainer", *of_trainer, *SHORT, "--name", "one")
     assert code == 0, err
     assert summary_of("one")["updates"] == 70
+    code, _, err = call("trainer", "--resume", "runs/one", "--steps", "240")
+    assert code == 0, err
+    assert summary_of("one")["updates"] == 90
     code, out, err = call("status", *(of_trainer if is_secure else ["--server", f"127.0.0.1:{port}"]))
     assert code == 0, err
     assert re.search(r"^robot-1 +127.0.0.1 ", out, re.MULTILINE)
@@ -193,8 +196,8 @@ def test_status_of_a_server_that_is_away_is_exit_code_1(call):
     port = free_port()
     code, out, err = call("status", "--server", f"127.0.0.1:{port}")
     assert (code, out) == (1, "")
-    reason = "cannot be reached: Connection refused; see whether `tmrl server` runs there"
-    assert err == f"tmrl: 127.0.0.1:{port} {reason}\n"
+    remedy = "see whether `tmrl server` runs there, and without --credentials"
+    assert err == f"tmrl: 127.0.0.1:{port} cannot be reached: Connection refused; {remedy}\n"
 
 
 WRONG = [
@@ -300,6 +303,21 @@ def test_a_worker_that_may_not_use_a_name_is_told_and_ends(call, spawn):
     code, _, err = call("trainer", "--credential", "line/robot-1.json", *SHORT, "--name", "one")
     assert code == 1
     assert "refuses: this needs the certificate of a trainer, got that of the worker 'robot-1'" in err
+
+
+def test_a_credential_of_another_server_is_told(call, spawn):
+    port = free_port()
+    for folder in ("line", "other"):
+        call("credentials", "init", folder, "--host", "127.0.0.1", "--port", port)
+    server = spawn("server", "--port", port, "--credentials", "line", "--spool", "ram")
+    assert server.stdout.readline()
+    assert call("status", "--credential", "line/trainer.json")[0] == 0
+    code, _, err = call("status", "--credential", "other/trainer.json")
+    assert code == 1
+    assert "its certificate is none that this credential trusts; see whether the credential is that of" in err
+    code, _, err = call("status", "--server", f"127.0.0.1:{port}")
+    assert code == 1
+    assert err.endswith("see whether `tmrl server` runs there, and without --credentials\n")
 
 
 def test_help_names_every_command_of_the_line(call):

@@ -62,7 +62,8 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
                 return 0
             time.sleep(settings.watch_s)
     except LineLostError as error:
-        tell(f"{error}; see whether `tmrl server` runs there")
+        unless = ", and without --credentials" if settings.credential is None else ""
+        tell(f"{error}; see whether `tmrl server` runs there{unless}")
         return FAILED
     except RefusedError as error:
         tell(str(error))

@@ -150,6 +150,11 @@ def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedE
 
 def _reason(details: str | None) -> str:
     """The part of gRPC's report that says what failed, without what it was trying."""
+    if details and "CERTIFICATE_VERIFY_FAILED" in details:
+        return (
+            "its certificate is none that this credential trusts; see whether the credential is that of "
+            "another server, or whether the server goes by another name"
+        )
     return (details or "no reason given").rpartition("Failed to connect to remote host: ")[2]
 
 
