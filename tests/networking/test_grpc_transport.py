@@ -138,7 +138,7 @@ def test_a_frame_of_the_greatest_size_arrives_and_a_greater_one_ends_the_connect
             connection = await dialer.dial("samples")
             await connection.send(bytes(MAX_FRAME_BYTES))
             assert await connection.receive() == b"%d" % MAX_FRAME_BYTES
-            with pytest.raises(LineLostError, match=r"RESOURCE_EXHAUSTED|INTERNAL"):
+            with pytest.raises(LineLostError, match=r"cannot be reached|hung up"):
                 await exchange(connection, bytes(MAX_FRAME_BYTES + 1))
 
     run(work())
@@ -204,7 +204,7 @@ def test_a_server_that_stops_is_lost_and_one_at_the_same_port_is_found_again(end
             await listener.stop()
             with pytest.raises(LineLostError):
                 await connection.receive()
-            with pytest.raises(LineLostError, match="cannot be reached: UNAVAILABLE"):
+            with pytest.raises(LineLostError, match="cannot be reached: "):
                 await dialer.dial("samples")
             second = ends.listener(listener.port)
             await second.start(echo)
@@ -293,7 +293,7 @@ def test_a_peer_that_does_not_read_makes_the_sender_wait(ends):
 def test_an_unknown_service_is_refused(ends):
     async def work():
         async with ends.line(echo) as (_, dialer):
-            with pytest.raises(LineLostError, match="UNIMPLEMENTED"):
+            with pytest.raises(LineLostError, match="Method not found"):
                 await (await dialer.dial("shell")).receive()
 
     run(work())
@@ -326,7 +326,7 @@ def test_a_server_that_lets_nobody_but_its_own_authority_in(tmp_path):
         async with Ends(server, stranger).line(note) as (listener, dialer):
             plain = GrpcDialer("127.0.0.1", listener.port)
             for caller in (dialer, plain):
-                with pytest.raises(LineLostError, match="cannot be reached: UNAVAILABLE"):
+                with pytest.raises(LineLostError, match="cannot be reached: "):
                     await caller.dial("samples")
             await plain.close()
             assert heard == []

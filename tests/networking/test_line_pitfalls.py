@@ -221,18 +221,19 @@ def test_a_defect_in_the_background_ends_no_line_in_silence(server, monkeypatch)
             until(lambda: trainer.retrieve_buffer() and False)
 
 
-def test_a_defect_in_the_servers_disk_thread_is_told_to_its_workers(server, monkeypatch, caplog):
+def test_a_defect_in_the_servers_disk_thread_is_told_to_its_workers(tmp_path, monkeypatch, caplog):
     """B55: else they would wait for ever for their samples to be safe."""
 
     def broken(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(server._hub.spool, "sync", broken)
-    with line_of(server, "a", close_s=0.0) as line:
+    with Server(port=None, spool=tmp_path) as server, line_of(server, "a", close_s=0.0) as line:
+        monkeypatch.setattr(server._hub.spool, "sync", broken)
         line.send(numbered("a", 0, 10))
         until(lambda: "nothing more is taken until this server is started again: a defect" in caplog.text)
         line.send(numbered("a", 10, 10))
         until(lambda: "the server cannot keep what it gets" in caplog.text)
+        monkeypatch.undo()  # for the end of the server
 
 
 def test_a_defect_in_serving_one_peer_is_logged_and_others_are_served(server, monkeypatch, caplog):

@@ -15,8 +15,8 @@ from tmrl.errors import LineLostError, StorageError
 from tmrl.networking import background
 from tmrl.networking.disk_log import DiskLog
 from tmrl.networking.grpc_transport import GrpcDialer
-from tmrl.networking.messages import Hello, Skip, Subscribe, to_frame
-from tmrl.networking.reconnect import hear, keep_connected
+from tmrl.networking.messages import Hello, Skip, to_frame
+from tmrl.networking.reconnect import keep_connected
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import FRAMES_IN_FLIGHT
@@ -135,7 +135,7 @@ def test_a_server_that_hangs_up_at_once_is_dialled_less_and_less_and_told_of(mon
     run_in_loop(keep())
     assert 3 <= len(dials) <= 6
     assert "waiting for a connection for samples" in caplog.text
-    assert "far away (its disk is full)" in caplog.text
+    assert "on the server: its disk is full" in caplog.text
 
 
 def test_a_connection_that_lasted_is_dialled_again_soon(monkeypatch):
@@ -172,22 +172,8 @@ def test_a_connection_that_lasted_is_dialled_again_soon(monkeypatch):
     assert sorted(pauses)[len(pauses) // 2] < 0.3
 
 
-def test_two_lines_of_policies_of_one_worker_both_get_them():
-    """The older may be a half-open one, which takes no policy away from that of the living worker."""
-
-    async def both(server):
-        connections = [await server.loopback.dial("policies") for _ in range(2)]
-        for connection in connections:
-            await connection.send(to_frame(Subscribe("a", 0)))
-        return [(await asyncio.wait_for(hear(each), 5)).version for each in connections]
-
-    with Server(port=None) as server, TrainerLine(server.loopback) as trainer:
-        trainer.broadcast_model(Policy())
-        assert run_in_loop(both(server)) == [1, 1]
-
-
 def test_a_worker_takes_over_from_a_connection_that_takes_nothing_any_more(monkeypatch):
-    monkeypatch.setattr("tmrl.networking.hub.LAST_WORD_S", 0.2)
+    monkeypatch.setattr("tmrl.networking.hub.HANG_UP_S", 0.2)
 
     async def fill(server):
         """Fills the way to a worker that does not listen."""

@@ -19,10 +19,6 @@ LASTED_S = 0.5
 """A connection that is hung up on sooner, as by a server whose disk is full, counts as none."""
 
 
-class _HungUpError(LineLostError):
-    """The other end hung up, and said why."""
-
-
 async def keep_connected(
     dialer: Dialer,
     service: Service,
@@ -46,11 +42,6 @@ async def keep_connected(
             began_at = time.monotonic()
             try:
                 await use(connection)
-            except LineLostError as error:
-                # One that was hung up on would be again.
-                if not isinstance(error, _HungUpError) or time.monotonic() - began_at > LONGEST_PAUSE_S:
-                    wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
-                raise
             finally:
                 await connection.close()
                 if time.monotonic() - began_at > LASTED_S:
@@ -78,5 +69,5 @@ async def hear(connection: Connection) -> Message:
     if isinstance(message, Refuse):
         if message.is_final:
             raise RefusedError(f"{connection.peer.address} refuses: {message.reason}")
-        raise _HungUpError(f"{connection.peer.address} hung up: {message.reason}")
+        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
     return message
