@@ -305,6 +305,14 @@ def test_a_worker_that_may_not_use_a_name_is_told_and_ends(call, spawn):
     assert "refuses: this needs the certificate of a trainer, got that of the worker 'robot-1'" in err
 
 
+def test_a_worker_in_another_environment_is_named(call, server):
+    address = f"127.0.0.1:{server.port}"
+    assert call("worker", "--server", address, "--name", "w", "--env", "CartPole-v1", "--steps", 200)[0] == 0
+    code, _, err = call("trainer", "--server", address, *SHORT, "--name", "one")
+    assert code == 1
+    assert re.fullmatch(r"tmrl: worker 'w', sample 0 of 200: obs: expected float32 of shape \(3,\).*\n", err)
+
+
 def test_a_credential_of_another_server_is_told(call, spawn):
     port = free_port()
     for folder in ("line", "other"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     import torch
 
-    from tmrl.errors import CrewError, RefusedError, StalledError
+    from tmrl.errors import BadSampleError, CrewError, RefusedError, StalledError
     from tmrl.runs.folder import RunFolder, check_name_is_free
     from tmrl.runs.session import Session, resumed_session
 
@@ -56,7 +56,7 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
                 )
         try:
             outcome = session.run(folder, console)
-        except (CrewError, RefusedError, StalledError) as error:
+        except (BadSampleError, CrewError, RefusedError, StalledError) as error:
             tell(str(error))
             return FAILED
     console.print(f"policy, curve and summary are in {folder.path}", soft_wrap=True, highlight=False)

@@ -32,6 +32,14 @@ class _Member:
     last_words: str = "it said nothing"
     reader: threading.Thread | None = None
 
+    def close_pipes(self) -> None:
+        """Closes the pipes of a process that has ended, once all of its words are read."""
+        if self.reader is not None:
+            self.reader.join()
+        for pipe in (self.process.stdin, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
 
 class Crew:
     """Starts commands of this package as processes, and starts anew those that fail.
@@ -95,8 +103,7 @@ class Crew:
             time.sleep(RESTART_PAUSE_S / 5)
 
     def _restart(self, index: int, member: _Member) -> None:
-        if member.reader is not None:
-            member.reader.join(1.0)
+        member.close_pipes()
         is_soon = time.monotonic() - member.started_at < SOON_S
         failures = member.failures + 1 if is_soon else 1
         told = f"`tmrl {member.arguments[0]}` failed with {member.process.returncode}: {member.last_words}"
@@ -122,10 +129,7 @@ class Crew:
                 except subprocess.TimeoutExpired:
                     member.process.kill()
                     member.process.wait()
-                if member.reader is not None:
-                    member.reader.join()
-                if member.process.stderr is not None:
-                    member.process.stderr.close()
+                member.close_pipes()
 
     def __enter__(self) -> Self:
         return self
