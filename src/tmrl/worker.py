@@ -23,7 +23,6 @@ from tmrl.history import History
 from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
 from tmrl.policy_feed import PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
-from tmrl.retired import warn_retired
 from tmrl.sink import Sink
 from tmrl.stamping import owned
 
@@ -46,8 +45,6 @@ class RolloutWorker:
         model_path_history: What the names of the files of old policies begin with.
         model_history: Every how many policies one is kept; 0 keeps none.
         standalone: Whether the worker works without a sink and keeps its samples in `buffer`.
-        server_ip, server_port, password, local_port, header_size, max_buf_len, security, keys_dir, hostname:
-            Accepted and ignored, with one warning: they configured the original's transport.
         worker_id: Name, unique among the workers that feed one memory; by default the machine's, and eight
             random characters.
         source: Label of where the samples come from; `info["source"]` of a reset or step overrides it.
@@ -80,15 +77,6 @@ class RolloutWorker:
         model_path_history: str | Path | None = None,
         model_history: int = 0,
         standalone: bool = False,
-        server_ip: Any = None,
-        server_port: Any = None,
-        password: Any = None,
-        local_port: Any = None,
-        header_size: Any = None,
-        max_buf_len: Any = None,
-        security: Any = None,
-        keys_dir: Any = None,
-        hostname: Any = None,
         *,
         worker_id: str | None = None,
         source: str = "online",
@@ -100,19 +88,6 @@ class RolloutWorker:
         frame_stack: int = 1,
         history: History | None = None,
     ) -> None:
-        warn_retired(
-            "RolloutWorker",
-            "sink=",
-            server_ip=server_ip,
-            server_port=server_port,
-            password=password,
-            local_port=local_port,
-            header_size=header_size,
-            max_buf_len=max_buf_len,
-            security=security,
-            keys_dir=keys_dir,
-            hostname=hostname,
-        )
         check_has_line("RolloutWorker", sink, standalone)
         self._rules = SampleRules(
             sample_compressor, obs_preprocessor, crc_debug, crc_samples, source, frame_stack, history
