@@ -10,6 +10,7 @@ import ipaddress
 import logging
 from collections.abc import Awaitable
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -256,7 +257,7 @@ class GrpcListener:
     def _handler(self, service: Service) -> Any:
         async def handle(_: Any, context: Any) -> None:
             identity = await self._identity(context)
-            address = str(context.peer()).partition(":")[2]
+            address = unquote(str(context.peer()).partition(":")[2])
             peer = Peer(address) if identity is None else Peer(address, identity.name, identity.role)
             connection = _Context(context, peer)
             # The dialer waits for it.

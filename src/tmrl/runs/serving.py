@@ -48,6 +48,7 @@ def serve(settings: ServerSettings, console: Console) -> None:
             soft_wrap=True,
             highlight=False,
         )
+        console.file.flush()  # for those who read it from a file
         if settings.until_stdin_closes:
             follow_stdin()
         is_over.wait()
