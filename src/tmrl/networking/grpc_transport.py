@@ -7,6 +7,8 @@ protobuf and no code made from one. This module alone imports gRPC, when the fir
 
 import asyncio
 import ipaddress
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -81,15 +83,17 @@ class GrpcDialer:
 
     async def dial(self, service: Service) -> Connection:
         """Opens a connection; the server answers with its first frame, or with why it does not."""
-        if self._channel is None:
-            self._channel = self._open()
-        call = self._channel.stream_stream(f"{PREFIX}{service}")()
-        try:
-            await call.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
+        channel = self._channel = self._channel or self._open()
+        call = channel.stream_stream(f"{PREFIX}{service}")()
+        with _told(self.address):
+            # Not `wait_for_connection`: where the channel is closed meanwhile, that waits for ever.
+            await call.initial_metadata()
+        if not call.done():
+            return _Call(call, Peer(self.address))
+        if self._channel is channel:  # else another dial has begun anew already
             await self.close()
-            raise _lost(error, self.address) from error
-        return _Call(call, Peer(self.address))
+        with _told(self.address):
+            raise _lost(await call.code(), await call.details(), self.address)
 
     def _open(self) -> grpc.aio.Channel:
         if self._credential is None:
@@ -105,10 +109,26 @@ class GrpcDialer:
             await channel.close()
 
 
-def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedError:
-    if error.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
-        return RefusedError(f"{address} refuses: {error.details()}")
-    return LineLostError(f"{address} cannot be reached: {error.code().name}, {error.details()}")
+def _lost(code: grpc.StatusCode, details: str | None, address: str) -> LineLostError | RefusedError:
+    if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+        return RefusedError(f"{address} refuses: {details}")
+    return LineLostError(f"{address} cannot be reached: {code.name}, {details}")
+
+
+@contextmanager
+def _told(address: str) -> Generator[None]:
+    """Tells a call that was cancelled from a task that is.
+
+    gRPC raises the same where somebody else closes the channel, as a dial that fails does for all calls of
+    its dialer. Who waits for one of these has to hear of it, or its line would end in silence.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise LineLostError(f"the connection to {address} is gone: its channel was closed") from error
 
 
 class _Call:
@@ -122,23 +142,26 @@ class _Call:
     async def send(self, frame: bytes) -> None:
         async with self._lock:
             try:
-                await self._call.write(frame)
+                with _told(self.peer.address):
+                    await self._call.write(frame)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise await self._gone(error) from error
 
     async def receive(self) -> bytes:
         try:
-            frame = await self._call.read()
+            with _told(self.peer.address):
+                frame = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _lost(error, self.peer.address) from error
+            raise _lost(error.code(), error.details(), self.peer.address) from error
         if frame is _EOF:
             raise await self._gone(None)
         return frame
 
     async def _gone(self, error: BaseException | None) -> LineLostError | RefusedError:
         if isinstance(error, grpc.aio.AioRpcError):
-            return _lost(error, self.peer.address)
-        code, details = await self._call.code(), await self._call.details()
+            return _lost(error.code(), error.details(), self.peer.address)
+        with _told(self.peer.address):
+            code, details = await self._call.code(), await self._call.details()
         if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
             return RefusedError(f"{self.peer.address} refuses: {details}")
         return LineLostError(f"{self.peer.address} hung up: {code.name}, {details}")
