@@ -37,8 +37,9 @@ class Child:
         self.is_running = True
 
     def lines(self) -> list[list[str]]:
-        """What it has told so far, in words."""
-        return [line.split() for line in self.file.read_text().splitlines()]
+        """What it has told so far, in words; a line that is being written is not told yet."""
+        whole, _, _ = self.file.read_text().rpartition("\n")
+        return [line.split() for line in whole.splitlines() if line.strip()]
 
     def told(self, word: str) -> list[str] | None:
         """The newest line that begins with a word, without it."""

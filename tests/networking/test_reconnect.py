@@ -75,13 +75,33 @@ def test_a_channel_that_is_closed_under_a_call_is_a_lost_line():
 
 
 def test_two_dials_that_fail_together_are_two_lost_lines():
-    async def dial(dialer):
-        dials = (dialer.dial("samples"), dialer.dial("policies"), dialer.dial("feed"))
-        return await asyncio.wait_for(asyncio.gather(*dials, return_exceptions=True), 20)
+    rng = random.Random(0)
 
-    with TcpProxy(random.Random(0)) as nobody:
-        for failure in run_in_loop(dial(GrpcDialer("127.0.0.1", nobody.port))):
-            assert isinstance(failure, LineLostError)
+    async def fail(dialer, service):
+        for _ in range(3):
+            await asyncio.sleep(rng.uniform(0.0, 0.02))
+            with pytest.raises(LineLostError, match="cannot be reached"):
+                await dialer.dial(service)
+
+    async def fail_together(dialer):
+        async with asyncio.timeout(15):
+            await asyncio.gather(fail(dialer, "samples"), fail(dialer, "policies"))
+        await dialer.close()
+
+    with TcpProxy(rng) as nobody:
+        for _ in range(10):
+            run_in_loop(fail_together(GrpcDialer("127.0.0.1", nobody.port)))
+
+
+def test_a_peer_that_takes_the_call_and_says_nothing_is_a_lost_line(monkeypatch):
+    monkeypatch.setattr("tmrl.networking.grpc_transport.DIAL_TIMEOUT_S", 0.3)
+    with Server(port=0) as server, TcpProxy(random.Random(0)) as silent:
+        silent.target = server.port
+        silent.pause()
+        dialer = GrpcDialer("127.0.0.1", silent.port)
+        with pytest.raises(LineLostError, match=r"did not answer within 0\.3 s"):
+            run_in_loop(dialer.dial("samples"))
+        run_in_loop(dialer.close())
 
 
 @pytest.mark.parametrize("turns", range(6))

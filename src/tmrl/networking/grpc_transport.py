@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "/tmrl.Line/"
 PING_INTERVAL_S = 20
 PING_TIMEOUT_S = 10
+DIAL_TIMEOUT_S = 30.0
 STOP_GRACE_S = 1.0
 _EOF: Any = vars(grpc.aio)["EOF"]  # which its type stubs do not know
 REVOCATION_INTERVAL_S = 1.0
@@ -42,7 +43,7 @@ _OF_DIALER = [
     *_COMMON,
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
-    # `keep_connected` backs off by itself, longer.
+    # The pauses between dials are those of `keep_connected`, and gRPC's own are to be shorter.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
@@ -100,15 +101,17 @@ class GrpcDialer:
         """Opens a connection; the server answers with its first frame, or with why it does not."""
         if self._channel is None:
             self._channel = self._open()
-        channel = self._channel
-        call = channel.stream_stream(f"{PREFIX}{service}")()
+        # A channel that fails stays open: to close it would cancel the calls of others, and gRPC never tells
+        # one that is being dialled.
+        call = self._channel.stream_stream(f"{PREFIX}{service}")()
         try:
-            await _unless_closed(call.wait_for_connection(), self.address)
-        except BaseException as error:
-            # A new channel dials at once, where this one would wait. It may be another's by now.
-            if self._channel is channel:
-                await self.close()
-            raise _lost(error, self.address) if isinstance(error, grpc.aio.AioRpcError) else error from error
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                await _unless_closed(call.wait_for_connection(), self.address)
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error, self.address) from error
+        except TimeoutError as error:
+            call.cancel()
+            raise LineLostError(f"{self.address} did not answer within {DIAL_TIMEOUT_S:g} s") from error
         return _Call(call, Peer(self.address))
 
     def _open(self) -> grpc.aio.Channel:
