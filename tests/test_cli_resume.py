@@ -122,7 +122,7 @@ def test_the_learning_rate_given_now_reaches_the_optimisers(call):
     call("train", *SMALL, "--steps", "200", "--name", "one")
     config = json_of("one", "config.json") | {"learning_rate": 0.5}
     session = Session(TrainSettings.from_config(config, Path("runs/one")), Checkpoint("runs/one/checkpoint"))
-    session.worker.close()
+    session.feed.worker.close()
     assert session.training.agent._critic_adam.param_groups[0]["lr"] == 0.5
 
 
