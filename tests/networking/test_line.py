@@ -10,13 +10,14 @@ import torch
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from tmrl.actor import ActorModule, TorchActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import PolicyError, RefusedError, StalledError
+from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
+from tmrl.transition import Sample, Stamp
 
 
 class Policy(TorchActorModule):
@@ -302,6 +303,28 @@ def test_a_parcel_that_is_none_is_refused_and_nobody_else_notices(server, traine
         retrieve(trainer, 10)
 
 
+def test_what_grows_when_it_is_decompressed_is_handed_over_bit_by_bit(server):
+    """Else a few small parcels of zeros would fill the trainer's memory at once."""
+    memory = ReplayMemory(memory_size=1000, batch_size=8, seed=0)
+    with (
+        TrainerLine(server.loopback, max_bytes=100_000) as trainer,
+        worker_line(server, "a", compress=("obs",)) as a,
+    ):
+        trainer.attach(memory)
+        trainer.start()
+        until(lambda: a._encoder.wishes is not None)
+        for step in range(20):
+            buffer = Buffer()
+            stamp = Stamp("a", 1, step, 0, step)
+            act = np.zeros(1, np.float32)
+            buffer.append_sample(Sample((act, np.zeros(10_000, np.float32), 0.0, False, False, {}), stamp))
+            a.send(buffer)
+        until(lambda: trainer._received >= 20)
+        assert trainer._queued_bytes < 20_000
+        sizes = [len(trainer.retrieve_buffer()) for _ in range(8)]
+    assert (max(sizes), sum(sizes)) == (3, 20)
+
+
 def test_a_trainer_to_whom_nothing_comes_is_told_so(server):
     with (
         TrainerLine(server.loopback, wait_limit_s=0.1) as trainer,
@@ -327,3 +350,34 @@ def test_what_cannot_travel_is_refused_at_once_and_names_the_entry(server, train
             a.send(buffer)
         a.send(numbered("a", 0, 2))
         assert len(retrieve(trainer, 2)) == 2
+
+
+def test_a_buffer_that_makes_too_large_a_parcel_is_refused_at_once(server, trainer, monkeypatch):
+    monkeypatch.setattr("tmrl.networking.worker_line.MAX_PARCEL_BYTES", 1000)
+    with worker_line(server, "a") as a:
+        with pytest.raises(
+            ValueError, match=r"100 samples make a parcel of .* bytes, and one may have 1,000"
+        ):
+            a.send(numbered("a", 0, 100))
+        a.send(numbered("a", 0, 2))
+        assert len(retrieve(trainer, 2)) == 2
+
+
+def test_a_policy_that_is_too_large_is_refused_at_once(trainer, monkeypatch):
+    monkeypatch.setattr("tmrl.networking.trainer_line.MAX_PARCEL_BYTES", 10)
+    with pytest.raises(PolicyError, match="a policy must be at most 10 bytes, got"):
+        trainer.broadcast_model(Policy())
+
+
+def test_a_disk_that_fails_is_told_and_nothing_is_promised(server, caplog, monkeypatch):
+    def fail():
+        raise StorageError("the disk is broken")
+
+    monkeypatch.setattr(server._hub.spool, "sync", fail)
+    line = worker_line(server, "a")
+    for first in range(0, 30, 10):
+        line.send(numbered("a", first, 10))
+        until(lambda: "the server takes no more samples: the disk is broken" in caplog.text)
+    until(lambda: "the server cannot keep what it gets: the disk is broken" in caplog.text)
+    assert line.outbox.settled == 0
+    line.close()
