@@ -221,3 +221,15 @@ def test_a_ledger_comes_back_from_json_and_forgets_old_lives():
     assert again.to_json() == ledger.to_json()
     assert again.newest()["robot"].epoch == 19
     assert len(again.to_json()["robot"]) == 8
+
+
+def test_a_receiver_that_claims_to_have_what_was_never_sent_ends_nothing():
+    """It only loses itself the samples: found by mutated frames, where it was an endless recursion."""
+    outbox = ram_outbox("a")
+    sender = Sender(outbox)
+    for number in range(4):
+        outbox.put([bytes([number])], 1)
+    sender.welcome(Welcome(0, 4))
+    sender.hear(Ack(3, 3))
+    message, parcels = sender.next_message(1 << 20, 10)
+    assert (message.first, parcels) == (3, [b"\3"])

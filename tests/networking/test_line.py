@@ -13,7 +13,7 @@ from dummies import CountingAgent, CountingEnv
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from tmrl.actor import ActorModule, TorchActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import PolicyError, RefusedError, StalledError
+from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background
 from tmrl.networking.parcel import Encoder, Wishes
@@ -22,7 +22,7 @@ from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
 from tmrl.training import TorchTrainingOffline
-from tmrl.transition import Sample
+from tmrl.transition import Sample, Stamp
 
 
 class Policy(TorchActorModule):
@@ -372,6 +372,28 @@ def test_a_parcel_that_is_none_is_refused_and_nobody_else_notices(server, traine
         retrieve(trainer, 10)
 
 
+def test_what_grows_when_it_is_decompressed_is_handed_over_bit_by_bit(server):
+    """Else a few small parcels of zeros would fill the trainer's memory at once."""
+    memory = ReplayMemory(memory_size=1000, batch_size=8, seed=0)
+    with (
+        TrainerLine(server.loopback, max_bytes=100_000) as trainer,
+        worker_line(server, "a", compress=("obs",)) as a,
+    ):
+        trainer.attach(memory)
+        trainer.start()
+        until(lambda: a._encoder.wishes is not None)
+        for step in range(20):
+            buffer = Buffer()
+            stamp = Stamp("a", 1, step, 0, step)
+            act = np.zeros(1, np.float32)
+            buffer.append_sample(Sample((act, np.zeros(10_000, np.float32), 0.0, False, False, {}), stamp))
+            a.send(buffer)
+        until(lambda: trainer._received >= 20)
+        assert trainer._queued_bytes < 20_000
+        sizes = [len(trainer.retrieve_buffer()) for _ in range(8)]
+    assert (max(sizes), sum(sizes)) == (3, 20)
+
+
 def test_a_trainer_to_whom_nothing_comes_is_told_so(server):
     with (
         TrainerLine(server.loopback, wait_limit_s=0.1) as trainer,
@@ -420,3 +442,34 @@ def test_a_worker_whose_samples_the_memory_refuses_disturbs_nobody(server, train
         until(lambda: (training.update_buffer(trainer), training.refused_samples)[1] == 14)
     assert len(training.memory) == 12
     assert caplog.text.count("the memory refuses samples of bad: worker 'bad', sample 0 of 7: obs") == 1
+
+
+def test_a_buffer_that_makes_too_large_a_parcel_is_refused_at_once(server, trainer, monkeypatch):
+    monkeypatch.setattr("tmrl.networking.worker_line.MAX_PARCEL_BYTES", 1000)
+    with worker_line(server, "a") as a:
+        with pytest.raises(
+            ValueError, match=r"100 samples make a parcel of .* bytes, and one may have 1,000"
+        ):
+            a.send(numbered("a", 0, 100))
+        a.send(numbered("a", 0, 2))
+        assert len(retrieve(trainer, 2)) == 2
+
+
+def test_a_policy_that_is_too_large_is_refused_at_once(trainer, monkeypatch):
+    monkeypatch.setattr("tmrl.networking.trainer_line.MAX_PARCEL_BYTES", 10)
+    with pytest.raises(PolicyError, match="a policy must be at most 10 bytes, got"):
+        trainer.broadcast_model(Policy())
+
+
+def test_a_disk_that_fails_is_told_and_nothing_is_promised(tmp_path, caplog, monkeypatch):
+    def fail():
+        raise StorageError("the disk is broken")
+
+    with Server(port=None, spool=tmp_path) as server, worker_line(server, "a") as line:
+        monkeypatch.setattr(server._hub.spool, "sync", fail)
+        for first in range(0, 30, 10):
+            line.send(numbered("a", first, 10))
+            until(lambda: "until this server is started again: the disk is broken" in caplog.text)
+        until(lambda: "the server cannot keep what it gets: the disk is broken" in caplog.text)
+        assert line.outbox.settled == 0
+        monkeypatch.undo()  # for the end of the server

@@ -359,6 +359,7 @@ class Sender:
             before: Parcels from this number on are not on the disk yet. They are not told of: after a power
                 cut their numbers would be those of others.
         """
+        self._next = max(self._next, self._outbox.settled)  # a receiver may say it has what was never sent
         if not self.may_send or self._next >= before:
             return None
         skipped = self._outbox.dropped_from(self._next)[:MAX_NUMBERS]

@@ -299,8 +299,9 @@ class TrainerLine:
                 await connection.send(to_frame(Nack(self._received)))
                 continue
             if isinstance(message, Skip):
-                logger.error("records %d to %d are damaged in the spool", message.first, message.stop - 1)
-                self._received = max(self._received, message.stop)
+                if message.stop > self._received:
+                    logger.error("records %d to %d are damaged in the spool", message.first, message.stop - 1)
+                    self._received = message.stop
                 continue
             records = message.parcels()
             for record in records:
