@@ -305,12 +305,14 @@ def test_a_worker_that_may_not_use_a_name_is_told_and_ends(call, spawn):
     assert "refuses: this needs the certificate of a trainer, got that of the worker 'robot-1'" in err
 
 
-def test_a_worker_in_another_environment_is_named(call, server):
+def test_a_worker_in_another_environment_is_named_and_disturbs_nobody(call, server, caplog):
     address = f"127.0.0.1:{server.port}"
-    assert call("worker", "--server", address, "--name", "w", "--env", "CartPole-v1", "--steps", 200)[0] == 0
+    for name, env in (("odd", "CartPole-v1"), ("good", "Pendulum-v1")):
+        assert call("worker", "--server", address, "--name", name, "--env", env, "--steps", 300)[0] == 0
     code, _, err = call("trainer", "--server", address, *SHORT, "--name", "one")
-    assert code == 1
-    assert re.fullmatch(r"tmrl: worker 'w', sample 0 of 200: obs: expected float32 of shape \(3,\).*\n", err)
+    assert code == 0, err
+    assert caplog.text.count("the memory refuses samples of odd: worker 'odd', sample 0 of 300: obs") == 1
+    assert summary_of("one")["memory"]["transitions"] <= 300
 
 
 def test_a_credential_of_another_server_is_told(call, spawn):

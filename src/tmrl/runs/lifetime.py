@@ -23,6 +23,20 @@ def _interrupt_at_end(stdin: int) -> None:
 
 
 @contextmanager
+def terminable() -> Generator[None]:
+    """Lets SIGTERM interrupt, as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
 def interruptible() -> Generator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second one interrupts as ever."""
     is_over = threading.Event()

@@ -16,7 +16,7 @@ from tmrl.memory.size import budget_bytes
 from tmrl.networking import RolloutWorker, Server
 from tmrl.networking.connecting import RAM
 from tmrl.runs.environments import make_env
-from tmrl.runs.lifetime import follow_stdin, interruptible
+from tmrl.runs.lifetime import follow_stdin, interruptible, terminable
 from tmrl.runs.line_settings import Address, ServerSettings, WorkerSettings
 from tmrl.runs.recipe import make_actor
 from tmrl.sink import Received, Sink
@@ -138,7 +138,7 @@ def work(worker: RolloutWorker, settings: WorkerSettings) -> None:
 
 def _work_in_step(worker: RolloutWorker, settings: WorkerSettings) -> None:
     """As fast as policies come."""
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), terminable():
         worker.run_synchronous(
             settings.test_interval,
             settings.steps,
