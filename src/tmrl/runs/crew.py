@@ -5,10 +5,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import Self
 
 logger = logging.getLogger(__name__)
 
@@ -18,38 +17,14 @@ RESTART_PAUSE_S = 1.0
 MAX_FAILURES = 3
 """In a row, each within `SOON_S`; then the crew gives up."""
 SOON_S = 30.0
-LINES_KEPT = 20
-WORDS_S = 5.0
-"""How long the last words of a process that has ended may take to arrive."""
 
 
 @dataclass(slots=True)
 class _Member:
     arguments: list[str]
     process: "subprocess.Popen[bytes]"
-    words: "_LastWords"
     started_at: float
     failures: int = 0
-
-
-class _LastWords(threading.Thread):
-    """Reads what a process has to say, so that it never waits for a reader, and keeps the end of it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(name="tmrl-crew-words", daemon=True)
-        self._stream = stream
-        self._lines: deque[bytes] = deque(maxlen=LINES_KEPT)
-        self.start()
-
-    def run(self) -> None:
-        with self._stream:
-            self._lines.extend(self._stream)
-
-    def newest(self) -> str:
-        """The last line, once the process has ended."""
-        self.join(WORDS_S)
-        lines = b"".join(self._lines).decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
 
 
 class Crew:
@@ -84,8 +59,7 @@ class Crew:
             # Ctrl-C in the terminal is for the parent, which tells its children.
             start_new_session=True,
         )
-        assert process.stderr is not None  # noqa: S101 - it is a pipe
-        return _Member(arguments, process, _LastWords(process.stderr), time.monotonic())
+        return _Member(arguments, process, time.monotonic())
 
     def check(self) -> None:
         """Checks that the crew has not given up.
@@ -105,10 +79,11 @@ class Crew:
             time.sleep(RESTART_PAUSE_S / 5)
 
     def _restart(self, index: int, member: _Member) -> None:
+        words = b"" if member.process.stderr is None else member.process.stderr.read()
+        last = words.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         is_soon = time.monotonic() - member.started_at < SOON_S
         failures = member.failures + 1 if is_soon else 1
-        command, code = f"`tmrl {' '.join(member.arguments)}`", member.process.returncode
-        told = f"{command} failed with {code}: {member.words.newest()}"
+        told = f"`tmrl {' '.join(member.arguments)}` failed with {member.process.returncode}: {last[0]}"
         if failures >= MAX_FAILURES:
             self.failure = f"{told}; it failed {failures} times in a row"
             return
@@ -131,7 +106,8 @@ class Crew:
                 except subprocess.TimeoutExpired:
                     member.process.kill()
                     member.process.wait()
-                member.words.join(WORDS_S)
+                if member.process.stderr is not None:
+                    member.process.stderr.close()
 
     def __enter__(self) -> Self:
         return self
