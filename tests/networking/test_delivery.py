@@ -147,6 +147,17 @@ def test_a_closed_outbox_takes_nothing():
         put(outbox, 0, 5)
 
 
+def test_two_lives_that_begin_at_the_same_time_are_two(monkeypatch):
+    """A clock that is set back, or that a robot begins anew at each start, must not make them one."""
+    monkeypatch.setattr("time.time_ns", lambda: 7)
+    ledger = Ledger()
+    first, second = (ram_outbox("robot") for _ in range(2))
+    for outbox in (first, second):
+        position = ledger.greet("robot", *_life(Sender(outbox)))
+        assert position.expected == 0
+        position.expected = 5
+
+
 def test_an_outbox_that_knows_less_than_the_receiver_begins_a_new_epoch(caplog):
     """After a power cut its numbers would be given twice, and new parcels taken for duplicates."""
     outbox = ram_outbox("robot")
