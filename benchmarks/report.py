@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import network_report
 from bench_storage import PICKLING, TORCHRL
 from limit import LIMIT
 from results import Results
@@ -63,13 +64,17 @@ def page(results: Results) -> str:
     parts += [*_sampling(results), *_samplers(results), *_appending(results), *_storage(results)]
     parts += [*_memory(results)]
     parts += [*_pipeline(results)]
+    if results.network is not None:
+        parts += [*network_report.section(results.network)]
     return "\n".join(parts)
 
 
 def targets(results: Results) -> list[Target]:
     """What this project sets out to reach, as far as the run measured it."""
     found = (_sampling_targets, _sampler_targets, _append_targets, _storage_targets, _other_targets)
-    return [target for targets_of in found for target in targets_of(results)]
+    reached = [target for targets_of in found for target in targets_of(results)]
+    line = () if results.network is None else network_report.goals(results.network)
+    return [*reached, *(Target(*goal) for goal in line)]
 
 
 def fastest_peer(seconds: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import bench_append
 import bench_memory
+import bench_network
 import bench_pipeline
 import bench_samplers
 import bench_sampling
@@ -52,6 +53,8 @@ class Results:
     """Seconds per checked batch of 256, on W1."""
     training: dict[str, float] = field(default_factory=dict)
     """Seconds of sampling and of training per update."""
+    network: bench_network.NetworkResults | None = None
+    """The line from workers to the trainer."""
 
 
 def measure(only: str | None, *, is_quick: bool) -> Results:
@@ -87,6 +90,8 @@ def _measure_rest(results: Results, is_quick: bool) -> None:
     results.crc = bench_pipeline.measure_crc(WORKLOADS["W1"].with_capacity(50_000))
     _say("share of sampling in training")
     results.training = bench_pipeline.measure_training()
+    _say("the line from workers to the trainer")
+    results.network = bench_network.measure(is_quick=is_quick)
 
 
 def _sized(name: str, is_quick: bool) -> Workload:
