@@ -284,7 +284,7 @@ def send_without_network(pipe: Connection, outbox: str, n_sends: int, samples: i
     buffers = some_buffers("98 bytes", "alone", samples)
     durations: list[float] = []
     with connect_worker(
-        "alone", "127.0.0.1", 1, outbox=outbox, outbox_bytes=1 << 20, when_full="drop", close_s=0
+        "alone", "127.0.0.1", 1, outbox=outbox, outbox_bytes=1 << 18, when_full="drop", close_s=0
     ) as worker:
         for number in range(n_sends):
             began = time.perf_counter()

@@ -18,11 +18,11 @@ over a plain socket, without TLS and without a server between. CPU seconds are f
 NOTES = """\
 What paid, measured in turns with the version before it: messages of up to 1 MB where so much waits, no
 thread for the sync of a log in memory, and a spool in memory that feeds the trainer at once instead of every
-50 ms. Together: 6.7 CPU seconds for each GB of small rows became 4.6, and 1.9 M samples/s became 2.7 M. Rows
+50 ms. Together: 6.4 CPU seconds for each GB of small rows became 4.6, and 1.9 M samples/s became 2.7 M. Rows
 of 7 KB gained nothing beyond the noise. What did not pay, and is not there: larger HTTP/2 frames, look-ahead,
 write buffers and read chunks of gRPC, and keeping freed memory in the process, all within the noise. A stream
 of gRPC alone, with TLS and without anything of ours, takes 1.15 CPU seconds for each GB and hop: 0.4 to
-send, 0.75 to receive, where each message is copied three times.
+send, 0.75 to receive.
 """
 
 
@@ -49,7 +49,7 @@ def section(results: NetworkResults) -> Iterator[str]:
             yield _row(kind, measured, pickled)
         yield ""
     outboxes = " and ".join(
-        f"{1e3 * s:.2f} ms into an outbox in {name}" for name, s in results.send_s.items()
+        f"{1e3 * s:.2f} ms into a full outbox, {name}" for name, s in results.send_s.items()
     )
     yield f"A policy of 16 MB is loaded by a worker {results.policy_s:.2f} s after it was sent. With the"
     yield f"network down, `send` of 20 samples takes {outboxes} at the 99th percentile.\n"
