@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import network_report
 from bench_history import ROW_BYTES
 from results import Results
 from targets import targets
@@ -79,6 +80,8 @@ def page(results: Results) -> str:
     parts += [WHY]
     sections = (_sampling, _samplers, _windows, _appending, _storage, _memory, _histories, _pipeline)
     parts += [text for section in sections for text in section(results)]
+    if results.network is not None:
+        parts += [*network_report.section(results.network)]
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import bench_append
 import bench_history
 import bench_memory
+import bench_network
 import bench_pipeline
 import bench_samplers
 import bench_sampling
@@ -66,6 +67,8 @@ class Results:
     """What is trained to "off" and "on" to seconds per draw and update."""
     histories: dict[str, dict[str, float]] = field(default_factory=dict)
     """How observations are kept to what is done to seconds, and to bytes of a row."""
+    network: bench_network.NetworkResults | None = None
+    """The line from workers to the trainer."""
 
 
 def measure(only: str | None, *, is_quick: bool) -> Results:
@@ -117,6 +120,10 @@ def _training(results: Results, is_quick: bool) -> None:
     results.histories = bench_history.measure(_rounds(is_quick))
 
 
+def _network(results: Results, is_quick: bool) -> None:
+    results.network = bench_network.measure(is_quick=is_quick)
+
+
 _PARTS: dict[str, Callable[[Results, bool], None]] = {
     "append": _append,
     "memory": _memory,
@@ -124,6 +131,7 @@ _PARTS: dict[str, Callable[[Results, bool], None]] = {
     "samplers": _samplers,
     "windows": _windows,
     "training": _training,
+    "network": _network,
 }
 PARTS = (*WORKLOADS, *_PARTS)
 

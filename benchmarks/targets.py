@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import bench_windows as windows
+import network_report
 from bench_storage import PICKLING, TORCHRL
 from limit import LIMIT
 from results import Results
@@ -52,7 +53,9 @@ def targets(results: Results) -> list[Target]:
         _storage_targets,
         _other_targets,
     )
-    return [target for targets_of in found for target in targets_of(results)]
+    reached = [target for targets_of in found for target in targets_of(results)]
+    line = () if results.network is None else network_report.goals(results.network)
+    return [*reached, *(Target(*goal) for goal in line)]
 
 
 def fastest_peer(seconds: dict[str, float]) -> str:

@@ -8,11 +8,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import bench_network
 import bench_sampling
 import contenders
+import network_report
 import report
 import results
 from limit import Limit, index_select, take
+from line_processes import Line
 from timing import interleaved
 from workloads import WORKLOADS, samples
 
@@ -75,3 +78,18 @@ def test_a_miss_stands_in_the_table():
     page = report.page(measured)
     assert "fastest peer (cpprb) | 0.9 | at most 0.4 | **not reached** |" in page
     assert "| cpprb | 100.0 |" in page
+
+
+def test_the_line_carries_what_its_benchmark_sends_and_stands_in_the_page(tmp_path):
+    bench_network._make_credentials(tmp_path / "line")
+    line = Line("98 bytes", tmp_path / "line", packs=True, spool=None, serves=True, n_parcels=3)
+    measured = bench_network.measure_line(line)
+    assert measured.samples_per_s > 0
+    assert measured.cpu_s_per_gb.keys() == {"workers", "trainer"}
+    kinds = dict.fromkeys((network_report.NEAREST, bench_network.PICKLES), measured)
+    network = bench_network.NetworkResults(dict.fromkeys(bench_network.PARCELS, kinds), 0.1, {"RAM": 0.002})
+    page = report.page(results.Results("2 cores", "2026-01-01", {"torch": "2"}, network=network))
+    assert (
+        "| line, `send` with no network, outbox in RAM, p99 | 2 ms | at most 1 ms | **not reached** |" in page
+    )
+    assert f"| {bench_network.PICKLES} | {measured.samples_per_s:,.0f} | 1.0 |" in page
