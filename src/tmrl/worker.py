@@ -413,6 +413,7 @@ class RolloutWorker:
 
         Raises:
             StalledError: None came for `wait_limit_s`.
+            PolicyError: What came cannot be read; the worker still has the policy it had.
         """
         return self._feed.update(verbose, blocking)
 
