@@ -7,12 +7,14 @@ import time
 import pytest
 import torch
 
+from dummies import CountingActor, CountingEnv
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from networking.tcp_proxy import TcpProxy
 from tmrl.actor import TorchActorModule
 from tmrl.chunk_buffer import ChunkBuffer
-from tmrl.errors import LineLostError, StorageError
-from tmrl.networking import background
+from tmrl.errors import LineLostError, RefusedError, StorageError
+from tmrl.networking import RolloutWorker, background
+from tmrl.networking.connecting import outbox_of
 from tmrl.networking.disk_log import DiskLog
 from tmrl.networking.grpc_transport import GrpcDialer
 from tmrl.networking.messages import Hello, Skip, to_frame
@@ -275,3 +277,13 @@ def test_a_disk_that_takes_no_note_does_not_part_the_server_from_its_trainer(tmp
         line.send(numbered("a", 10, 10))
         until(lambda: len(trainer.retrieve_buffer()) > 0)
     assert "is refused" not in caplog.text
+
+
+def test_a_worker_that_was_refused_lets_go_of_its_outbox_and_its_environment(tmp_path):
+    with Server(port=0) as server:
+        place = {"server_port": server.port, "worker_id": "a", "outbox": tmp_path, "close_s": 0.0}
+        worker = RolloutWorker(CountingEnv, CountingActor, **place)
+        worker.sink._give_up(RefusedError("it was revoked"))
+        with pytest.raises(RefusedError, match="it was revoked"):
+            worker.close()
+        outbox_of("a", tmp_path).close()

@@ -71,7 +71,7 @@ class Site:
         return server
 
     def work(self, index: int, steps_per_policy: float) -> Child:
-        flags = ("--initial-steps", 100, "--steps-per-policy", steps_per_policy, "--crc-debug")
+        flags = ("--initial-steps", 150, "--steps-per-policy", steps_per_policy, "--crc-debug")
         place = ("--server", f"127.0.0.1:{self.port}", "--name", f"robot-{index}", "--seed", index)
         return self.start("worker", *place, *flags)
 
