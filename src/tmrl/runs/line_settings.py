@@ -93,7 +93,8 @@ class WorkerSettings:
     name: str | None = None
     """Name of this worker; by default that of its credential, else the machine's and random characters."""
     server: str | None = None
-    """`HOST` or `HOST:PORT` of the server; by default what the credential says, or this machine."""
+    """Name or address of the server, and after a colon its port, as in
+    trainer.example.org:55555; by default what the credential says, or this machine."""
     credential: Path | None = None
     """File that `tmrl credentials worker` made; needed where the server is another machine."""
     outbox: str | None = None
@@ -163,7 +164,8 @@ class StatusSettings:
     """Show who is connected to a server, how fast samples come, and what waits."""
 
     server: str | None = None
-    """`HOST` or `HOST:PORT` of the server; by default what the credential says, or this machine."""
+    """Name or address of the server, and after a colon its port, as in
+    trainer.example.org:55555; by default what the credential says, or this machine."""
     credential: Path | None = None
     """Any file that `tmrl credentials` made; needed where the server is another machine."""
     json: bool = False

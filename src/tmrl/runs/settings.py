@@ -61,7 +61,8 @@ class TrainSettings:
     credentials: Path | None = None
     """Folder that `tmrl credentials init` made, for --serve."""
     server: str | None = None
-    """`HOST` or `HOST:PORT` of a server that runs already, to train from what its workers send."""
+    """A server that runs already, to train from what its workers send; its name or address, and after a
+    colon its port, as in trainer.example.org:55555."""
     credential: Path | None = None
     """File trainer.json that `tmrl credentials init` made, for a --server that is another machine."""
     prioritized: bool = False
