@@ -103,7 +103,7 @@ class WorkerSettings:
     outbox_size: str = "1GB"
     """Most that samples may take there."""
     when_full: Literal["block", "drop"] = "block"
-    """What a full outbox does: let the worker wait, or drop the oldest episodes, as a robot needs it."""
+    """Whether a full outbox lets the worker wait, or drops the oldest episodes, as a robot needs it."""
     compress: tuple[str, ...] = ()
     """Fields to compress losslessly on their way, such as obs."""
     agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
