@@ -93,7 +93,8 @@ class WorkerSettings:
     name: str | None = None
     """Name of this worker; by default that of its credential, else the machine's and random characters."""
     server: str | None = None
-    """HOST or HOST:PORT of the server; by default what the credential says, or this machine."""
+    """Name or address of the server, and after a colon its port, as in
+    trainer.example.org:55555; by default what the credential says, or this machine."""
     credential: Path | None = None
     """File that `tmrl credentials worker` made; needed where the server is another machine."""
     outbox: str | None = None
@@ -102,7 +103,7 @@ class WorkerSettings:
     outbox_size: str = "1GB"
     """Most that samples may take there."""
     when_full: Literal["block", "drop"] = "block"
-    """What a full outbox does: let the worker wait, or drop the oldest episodes, as a robot needs it."""
+    """Whether a full outbox lets the worker wait, or drops the oldest episodes, as a robot needs it."""
     compress: tuple[str, ...] = ()
     """Fields to compress losslessly on their way, such as obs."""
     agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
@@ -163,7 +164,8 @@ class StatusSettings:
     """Show who is connected to a server, how fast samples come, and what waits."""
 
     server: str | None = None
-    """HOST or HOST:PORT of the server; by default what the credential says, or this machine."""
+    """Name or address of the server, and after a colon its port, as in
+    trainer.example.org:55555; by default what the credential says, or this machine."""
     credential: Path | None = None
     """Any file that `tmrl credentials` made; needed where the server is another machine."""
     json: bool = False

@@ -26,7 +26,7 @@ PENDULUM_TARGET = -250.0
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Train an agent, with the worker and the trainer in this process."""
+    """Train an agent, from a worker in this process or from workers elsewhere."""
 
     env: str = "Pendulum-v1"
     """Id of a Gymnasium environment with bounded continuous actions, or with numbered ones."""
@@ -61,7 +61,8 @@ class TrainSettings:
     credentials: Path | None = None
     """Folder that `tmrl credentials init` made, for --serve."""
     server: str | None = None
-    """HOST or HOST:PORT of a server that runs already, to train from what its workers send."""
+    """A server that runs already, to train from what its workers send; its name or address, and after a
+    colon its port, as in trainer.example.org:55555."""
     credential: Path | None = None
     """File trainer.json that `tmrl credentials init` made, for a --server that is another machine."""
     prioritized: bool = False
@@ -73,7 +74,7 @@ class TrainSettings:
     crc_debug: bool = False
     """Compare every transition drawn with the checksums that the worker took."""
     dataset: str | None = None
-    """Recorded data that the memory begins with: a folder, an .npz file, or the id of a Minari dataset."""
+    """Recorded data that the memory begins with; a folder, an .npz file, or the id of a Minari dataset."""
     demos: str | None = None
     """Demonstrations that the memory begins with too, labelled demo; likewise."""
     demo_fraction: float | None = None
