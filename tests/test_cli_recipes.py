@@ -65,7 +65,13 @@ def test_prioritized_draws_by_the_errors_of_the_agent(call: Call) -> None:
 
 def test_n_step_3_hands_out_returns_of_three_steps(call: Call) -> None:
     memory = train(call, "--n-step", "3", "--crc-debug")
-    assert saved_memory()["settings"]["window"] == {"kind": "NStep", "n": 3, "discount": 0.99, "stack": None}
+    assert saved_memory()["settings"]["window"] == {
+        "kind": "NStep",
+        "n": 3,
+        "discount": 0.99,
+        "stack": None,
+        "wait": False,
+    }
     # Each step that a return sums up is checked; at the end of an episode there are fewer than three.
     assert 2.5 * 70 * 16 < memory["crc_checked"] <= 3 * 70 * 16
 

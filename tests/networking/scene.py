@@ -11,7 +11,7 @@ from tmrl.networking import background
 from tmrl.networking.authority import Authority
 from tmrl.networking.credentials import ClientCredential
 from tmrl.networking.grpc_transport import GrpcDialer
-from tmrl.networking.messages import Hello, Message, from_frame, to_frame
+from tmrl.networking.messages import Hello, Message, Refuse, from_frame, to_frame
 from tmrl.networking.parcel import Encoder
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
@@ -84,6 +84,8 @@ async def answers(connection, wait_s: float = 2.0) -> list[Message]:
         while True:
             async with asyncio.timeout(wait_s):
                 heard.append(from_frame(await connection.receive()))
+            if isinstance(heard[-1], Refuse):
+                break
     return heard
 
 

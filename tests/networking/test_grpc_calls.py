@@ -25,7 +25,7 @@ async def ends_lost(dialer, awaited):
     task = asyncio.ensure_future(awaited)
     await asyncio.sleep(0.2)
     await dialer.close()
-    with pytest.raises(LineLostError, match=r"is gone: its channel was closed|cannot be reached: CANCELLED"):
+    with pytest.raises(LineLostError, match=r"was closed at this end|cannot be reached"):
         await asyncio.wait_for(task, 5)
 
 
@@ -45,7 +45,7 @@ def test_a_connection_whose_channel_is_closed_is_lost_and_not_cancelled(server):
 def test_a_dial_to_where_nobody_listens_is_lost_and_says_so():
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    with pytest.raises(LineLostError, match=f"127.0.0.1:{port} cannot be reached: UNAVAILABLE"):
+    with pytest.raises(LineLostError, match=f"127.0.0.1:{port} cannot be reached: "):
         background.run(GrpcDialer("127.0.0.1", port).dial("samples"), 20)
 
 

@@ -14,6 +14,8 @@ from tmrl.runs.keeper import Keeper
 class Recorder:
     """Stands for checkpoint and journal, and notes what is asked of them."""
 
+    source = None
+
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.updates = 0

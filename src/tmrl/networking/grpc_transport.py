@@ -101,12 +101,15 @@ class GrpcDialer:
         """Opens a connection; the server answers with its first frame, or with why it does not."""
         if self._channel is None:
             self._channel = self._open()
-        # A channel that fails stays open: to close it would cancel the calls of others, and gRPC never tells
-        # one that is being dialled.
+        # A channel that fails stays open: to close it would cancel the calls of others.
         call = self._channel.stream_stream(f"{PREFIX}{service}")()
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
-                await _unless_closed(call.wait_for_connection(), self.address)
+                # Not `wait_for_connection`: where the channel is closed meanwhile, that waits for ever.
+                await _unless_closed(call.initial_metadata(), self.address)
+                if call.done():
+                    code, details = await call.code(), await call.details()
+                    raise _lost_by(code, details, self.address)
         except grpc.aio.AioRpcError as error:
             raise _lost(error, self.address) from error
         except TimeoutError as error:
@@ -147,9 +150,13 @@ async def _unless_closed(work: Awaitable[T], address: str) -> T:
 
 
 def _lost(error: grpc.aio.AioRpcError, address: str) -> LineLostError | RefusedError:
-    if error.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
-        return RefusedError(f"{address} refuses: {error.details()}")
-    return LineLostError(f"{address} cannot be reached: {_reason(error.details())}")
+    return _lost_by(error.code(), error.details(), address)
+
+
+def _lost_by(code: grpc.StatusCode, details: str | None, address: str) -> LineLostError | RefusedError:
+    if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+        return RefusedError(f"{address} refuses: {details}")
+    return LineLostError(f"{address} cannot be reached: {_reason(details)}")
 
 
 def _reason(details: str | None) -> str:
@@ -322,6 +329,12 @@ def _secrets(own: ServerCredentials) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
 
 
+def _look_at(write: "asyncio.Future[None]") -> None:
+    """Takes note of how a write ended that nobody awaits any more."""
+    if not write.cancelled():
+        write.exception()
+
+
 class _Context:
     """A connection as the listener sees it."""
 
@@ -343,8 +356,14 @@ class _Context:
 
     async def send(self, frame: bytes) -> None:
         async with self._lock:
+            write = asyncio.ensure_future(self._context.write(frame))
+            write.add_done_callback(_look_at)
             try:
-                await self._context.write(frame)
+                await asyncio.shield(write)
+            except asyncio.CancelledError:
+                # A write that is cut short would take the last word of this end with it.
+                await asyncio.wait([write], timeout=STOP_GRACE_S)
+                raise
             except Exception as error:
                 raise LineLostError(f"{self.peer.address} is gone: {error}") from error
 

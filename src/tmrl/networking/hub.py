@@ -17,17 +17,17 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError, StorageError
 from tmrl.networking.delivery import Position, Sender
 from tmrl.networking.guard import PARCELS_PER_FRAME, Complaints, Doors, Paced
+from tmrl.networking.listening import first_message, linger, until_lost
 from tmrl.networking.messages import (
     VERSION,
     Ack,
     Ask,
     Hello,
-    Message,
     Nack,
     Policy,
     Put,
@@ -63,8 +63,6 @@ MAX_WORKERS = 4096
 MAX_REASON = 1000
 """Characters of why a peer is refused."""
 RATE_WINDOW_S = 10.0
-
-M = TypeVar("M", bound=Message)
 
 
 class WorkerLink:
@@ -153,22 +151,26 @@ class Hub:
         """Serves one connection until it ends."""
         if self._syncer is None:
             self._syncer = asyncio.ensure_future(self._sync_for_ever())
+        reason, is_final = "", False
         try:
             with self._doors.counted(connection.peer):
                 await self._services[service](Paced(connection))
         except LineLostError:
-            pass
+            return
         except (RefusedError, ParcelError) as error:  # a parcel would be the same again
-            await self._hang_up(connection, str(error), is_final=True)
+            reason, is_final = str(error), True
         except ProtocolError as error:
-            await self._hang_up(connection, str(error), is_final=False)
+            reason = str(error)
         except TimeoutError:
-            await self._hang_up(connection, f"nothing was said for {HELLO_TIMEOUT_S:g} s", is_final=False)
+            reason = f"nothing was said for {HELLO_TIMEOUT_S:g} s"
         except OSError as error:
-            await self._hang_up(connection, f"the server cannot keep what it gets: {error}", is_final=False)
+            reason = f"the server cannot keep what it gets: {error}"
         except Exception:
             logger.exception("a connection for %s of %s failed", service, connection.peer.address)
-            await self._hang_up(connection, "the server failed; its log says how", is_final=False)
+            reason = "the server failed; its log says how"
+        if reason:
+            await self._hang_up(connection, reason, is_final)
+            await linger(connection, HANG_UP_S)
 
     async def _hang_up(self, connection: Connection, reason: str, is_final: bool) -> None:
         reason = "".join(c if c.isprintable() else " " for c in reason[:MAX_REASON])
@@ -189,7 +191,7 @@ class Hub:
         return self._workers[name]
 
     async def _serve_samples(self, connection: Paced) -> None:
-        hello = await _first(connection, Hello)
+        hello = await first_message(connection, Hello, HELLO_TIMEOUT_S)
         if hello.version != VERSION:
             raise RefusedError(f"the server speaks version {VERSION} of the protocol, got {hello.version}")
         _check_peer(connection.peer, "worker", hello.name)
@@ -309,7 +311,7 @@ class Hub:
         await older.close()
 
     async def _serve_policies(self, connection: Paced) -> None:
-        request = await _first(connection, Subscribe)
+        request = await first_message(connection, Subscribe, HELLO_TIMEOUT_S)
         _check_peer(connection.peer, "worker", request.name)
         worker = self._worker(request.name)
         while (older := worker.policies) is not None:
@@ -318,7 +320,7 @@ class Hub:
         worker.policies = connection
         known = request.version, request.digest
         try:
-            await either(self._send_policies(connection, worker, known), _until_lost(connection))
+            await either(self._send_policies(connection, worker, known), until_lost(connection))
         finally:
             if worker.policies is connection:
                 worker.policies = None
@@ -349,7 +351,7 @@ class Hub:
         sender = Sender(SpoolSource(self.spool, self._forget))
         try:
             await connection.send(to_frame(sender.hello()))
-            welcome = await _first(connection, Welcome)
+            welcome = await first_message(connection, Welcome, HELLO_TIMEOUT_S)
             sender.welcome(welcome)
             await self._wish(welcome.wishes)
             await either(self._hear_trainer(connection, sender), self._feed(connection, sender))
@@ -405,7 +407,7 @@ class Hub:
     # Reports.
 
     async def _serve_status(self, connection: Paced) -> None:
-        await _first(connection, Ask)
+        await first_message(connection, Ask, HELLO_TIMEOUT_S)
         await connection.send(to_frame(Report(self.report())))
 
     def report(self) -> dict[str, Any]:
@@ -463,29 +465,3 @@ def _check_peer(peer: Peer, role: str, name: str | None) -> None:
         raise RefusedError(f"the certificate is that of {peer.name!r}, and not of {name!r}")
     if name is not None and not 0 < len(name) <= 64:
         raise RefusedError(f"a worker's name must have 1 to 64 characters, got {len(name)}")
-
-
-async def _first(connection: Connection, kind: type[M]) -> M:
-    """The first message of a connection.
-
-    Raises:
-        ProtocolError: It is another one.
-        TimeoutError: None comes.
-    """
-    async with asyncio.timeout(HELLO_TIMEOUT_S):
-        message = from_frame(await connection.receive())
-    if isinstance(message, Refuse):
-        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
-    if not isinstance(message, kind):
-        raise ProtocolError(f"the first message must be a {kind.__name__}, got {type(message).__name__}")
-    return message
-
-
-async def _until_lost(connection: Connection) -> None:
-    """Waits for a peer that has nothing more to say to hang up.
-
-    Raises:
-        LineLostError: It has.
-        ProtocolError: It says something.
-    """
-    raise ProtocolError(f"there is nothing more to say here, got {len(await connection.receive()):,} bytes")

@@ -84,8 +84,9 @@ class WorkerLine:
         self._tasks = [
             background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
             background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
-            background.start(self._sync_for_ever()),
         ]
+        if outbox.is_durable:
+            self._tasks.append(background.start(self._sync_for_ever()))
 
     @property
     def peer(self) -> str:
@@ -231,7 +232,7 @@ class WorkerLine:
 
     async def _sync_for_ever(self) -> None:
         """Puts on the disk what waits there, also while nothing can be sent."""
-        while self.outbox.is_durable:
+        while True:
             await asyncio.sleep(SYNC_INTERVAL_S)
             try:
                 await asyncio.to_thread(self.outbox.sync)

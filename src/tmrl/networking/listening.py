@@ -1,0 +1,45 @@
+"""What a server hears of a peer beside the messages in between: the first one, and none after the last."""
+
+import asyncio
+from contextlib import suppress
+from typing import TypeVar
+
+from tmrl.errors import LineLostError, ProtocolError
+from tmrl.networking.messages import Message, Refuse, from_frame
+from tmrl.networking.transport import Connection
+
+M = TypeVar("M", bound=Message)
+
+
+async def first_message(connection: Connection, kind: type[M], timeout_s: float) -> M:
+    """The first message of a connection.
+
+    Raises:
+        ProtocolError: It is another one.
+        TimeoutError: None comes.
+    """
+    async with asyncio.timeout(timeout_s):
+        message = from_frame(await connection.receive())
+    if isinstance(message, Refuse):
+        raise LineLostError(f"{connection.peer.address} hung up: {message.reason}")
+    if not isinstance(message, kind):
+        raise ProtocolError(f"the first message must be a {kind.__name__}, got {type(message).__name__}")
+    return message
+
+
+async def until_lost(connection: Connection) -> None:
+    """Waits for a peer that has nothing more to say to hang up.
+
+    Raises:
+        LineLostError: It has.
+        ProtocolError: It says something.
+    """
+    raise ProtocolError(f"there is nothing more to say here, got {len(await connection.receive()):,} bytes")
+
+
+async def linger(connection: Connection, timeout_s: float) -> None:
+    """Leaves a peer time to hear the last word: where a call ends, gRPC drops what was not read yet."""
+    with suppress(LineLostError, TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while True:
+                await connection.receive()
