@@ -35,7 +35,7 @@ test: .venv/.dev
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
-	$(BIN)/python -m pytest -m "not stress"
+	$(BIN)/python -m pytest -m "not stress" -n 3 --dist worksteal
 
 stress: .venv/.dev
 	$(BIN)/python -m pytest -m stress --timeout 7200
