@@ -284,7 +284,7 @@ OUTBOX_BYTES = 1 << 22
 
 
 def send_without_network(pipe: Connection, outbox: str, n_sends: int, samples: int = 20) -> None:
-    """Sends small Buffers to nobody, into an outbox that is full and drops; says how long each `send` took."""
+    """Sends small Buffers to nobody, into a full outbox that drops; says how long each `send` took."""
     buffers = some_buffers("98 bytes", "alone", samples)
     durations: list[float] = []
     with connect_worker(
