@@ -171,7 +171,7 @@ def work(pipe: Connection, line: Line, name: str, port: int) -> None:
             if line.packs:
                 worker.send(buffers[number % len(buffers)])
             else:
-                worker.outbox.put([parcels[number % len(parcels)]], SAMPLES)
+                worker.outbox.put([parcels[number % len(parcels)]])
                 worker.flush(0)
         _flush(worker)
         pipe.send(time.process_time() - began)

@@ -93,13 +93,14 @@ def init_credentials(
         days: How long the certificates of the server and the trainer are valid.
         renew: Make these two anew, in a folder that has them; workers keep their files.
     """
-    from tmrl.networking.authority import PORT, Authority
+    from tmrl.networking.addresses import DEFAULT_PORT
+    from tmrl.networking.authority import Authority
 
     with wrong_calls_told(), damage_told():
         if renew:
             authority = Authority.open(folder).renew(host, port, days)
         else:
-            authority = Authority.create(folder, host, PORT if port is None else port, days)
+            authority = Authority.create(folder, host, DEFAULT_PORT if port is None else port, days)
     say(
         f"credentials of a server at {authority.hosts[0]}, port {authority.port}, are in {folder}; "
         f"the trainer's file is {folder / 'trainer.json'}; keep {folder / 'ca.key'} where nobody else gets it"

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from tmrl.buffer import Buffer
 from tmrl.frames import stacked_space
 from tmrl.history import History
 from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
-from tmrl.policy_feed import PolicyFeed, check_has_line
+from tmrl.policy_feed import FedWorker, PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.sink import Sink
 from tmrl.stamping import owned
@@ -29,7 +29,7 @@ from tmrl.worker import RolloutWorker
 logger = logging.getLogger(__name__)
 
 
-class VectorWorker:
+class VectorWorker(FedWorker):
     """Acts in all lanes of a vector environment and collects samples, as a `RolloutWorker` does in one.
 
     The policy is asked lane by lane, because a batch of several may be computed with other roundings than
@@ -112,29 +112,6 @@ class VectorWorker:
     def num_envs(self) -> int:
         """How many lanes there are."""
         return len(self._lanes)
-
-    @property
-    def actor(self) -> ActorModule:
-        """The policy, replaced when a new one arrives."""
-        return self._feed.actor
-
-    @actor.setter
-    def actor(self, actor: ActorModule) -> None:
-        self._feed.actor = actor
-
-    @property
-    def sink(self) -> Sink | None:
-        """The line to the trainer; may be set later."""
-        return self._feed.sink
-
-    @sink.setter
-    def sink(self, sink: Sink | None) -> None:
-        self._feed.sink = sink
-
-    @property
-    def policy_version(self) -> int:
-        """How many policies have arrived."""
-        return self._feed.version
 
     @property
     def can_test(self) -> bool:
@@ -294,26 +271,8 @@ class VectorWorker:
 
     # The line to the trainer.
 
-    def send_and_clear_buffer(self) -> None:
-        """Hands what was collected to the sink; without one it stays in `buffer`."""
-        self._feed.send(self.buffer)
-
-    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
-        """Takes the newest policy that arrived, as `RolloutWorker.update_actor_weights` does."""
-        return self._feed.update(verbose, blocking)
-
-    def ignore_actor_weights(self) -> int:
-        """Drops the policies that arrived and returns how many they were."""
-        return self._feed.ignore()
-
     def close(self) -> None:
         """Closes the environments; samples not sent stay in `buffer`."""
         self.env.close()
         if self._tester is not None:
             self._tester.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

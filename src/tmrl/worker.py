@@ -11,7 +11,7 @@ from that of its `PolicyFeed`.
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tmrl.envs import measure_of, single_env
 from tmrl.frames import stacked_space
 from tmrl.history import History
 from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
-from tmrl.policy_feed import PolicyFeed, check_has_line
+from tmrl.policy_feed import FedWorker, PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.sink import Sink
 from tmrl.stamping import owned
@@ -29,7 +29,7 @@ from tmrl.stamping import owned
 logger = logging.getLogger(__name__)
 
 
-class RolloutWorker:
+class RolloutWorker(FedWorker):
     """Acts in one environment and collects samples, one for each reset and one for each step.
 
     Args:
@@ -114,29 +114,6 @@ class RolloutWorker:
     def model_path(self) -> Path | None:
         """File of the newest policy."""
         return self._files.newest
-
-    @property
-    def actor(self) -> ActorModule:
-        """The policy, replaced when a new one arrives."""
-        return self._feed.actor
-
-    @actor.setter
-    def actor(self, actor: ActorModule) -> None:
-        self._feed.actor = actor
-
-    @property
-    def sink(self) -> Sink | None:
-        """The line to the trainer; may be set later."""
-        return self._feed.sink
-
-    @sink.setter
-    def sink(self, sink: Sink | None) -> None:
-        self._feed.sink = sink
-
-    @property
-    def policy_version(self) -> int:
-        """How many policies have arrived."""
-        return self._feed.version
 
     @property
     def crc_debug(self) -> bool:
@@ -397,36 +374,6 @@ class RolloutWorker:
 
     # The line to the trainer.
 
-    def send_and_clear_buffer(self) -> None:
-        """Hands what was collected to the sink; without one it stays in `buffer`."""
-        self._feed.send(self.buffer)
-
-    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
-        """Takes the newest policy that arrived.
-
-        Args:
-            verbose: Whether to log it.
-            blocking: Whether to wait for one if there is none.
-
-        Returns:
-            How many policies arrived since the last call.
-
-        Raises:
-            StalledError: None came for `wait_limit_s`.
-            PolicyError: What came cannot be read; the worker still has the policy it had.
-        """
-        return self._feed.update(verbose, blocking)
-
-    def ignore_actor_weights(self) -> int:
-        """Drops the policies that arrived and returns how many they were."""
-        return self._feed.ignore()
-
     def close(self) -> None:
         """Closes the environment; samples not sent stay in `buffer`."""
         self.env.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

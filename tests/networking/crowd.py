@@ -32,9 +32,9 @@ class TimedOutbox(Outbox):
         self.durations_s = []
         self._waiting = deque()
 
-    def put(self, parts, n_samples):
+    def put(self, parts):
         began = time.monotonic()
-        number = super().put(parts, n_samples)
+        number = super().put(parts)
         self._waiting.append((number, began))
         return number
 

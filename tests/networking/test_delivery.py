@@ -17,7 +17,7 @@ ENCODER = Encoder()
 
 
 def put(outbox, first, n_samples):
-    return outbox.put(ENCODER.encode(numbered(outbox.name, first, n_samples)), n_samples)
+    return outbox.put(ENCODER.encode(numbered(outbox.name, first, n_samples)))
 
 
 def size_of(n_samples, first=100):
@@ -239,7 +239,7 @@ def test_a_receiver_that_claims_to_have_what_was_never_sent_ends_nothing():
     outbox = ram_outbox("a")
     sender = Sender(outbox)
     for number in range(4):
-        outbox.put([bytes([number])], 1)
+        outbox.put([bytes([number])])
     sender.welcome(Welcome(0, 4))
     sender.hear(Ack(3, 3))
     message, parcels = sender.next_message(1 << 20, 10)

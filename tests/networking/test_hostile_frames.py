@@ -222,7 +222,7 @@ def test_a_trainer_stands_a_hostile_server(watch, n_frames):
             trainer = TrainerLine(hostile)
         with trainer._lock:
             trainer._policy, trainer._unsent = b"weights", 1
-        trainer._poke(trainer._has_policy)
+        background.poke(trainer._has_policy)
         time.sleep(0.002)
     assert trainer._failure is None
     background.run(hostile.stop())

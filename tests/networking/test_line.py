@@ -124,7 +124,7 @@ def test_more_samples_than_a_buffer_usually_holds_arrive_at_once(server, trainer
     with worker_line(server, "a") as a:
         trainer.start()
         for _ in range(510):
-            a.outbox.put([parcel], 1000)
+            a.outbox.put([parcel])
         a.flush(0)
         until(lambda: trainer._received == 510)
         assert len(trainer.retrieve_buffer()) == 510_000

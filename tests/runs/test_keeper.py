@@ -21,7 +21,7 @@ class Recorder:
         self.updates = 0
         self.now = 0.0
 
-    def save(self, run: Any, notes: Any) -> None:
+    def save(self, run: Any, notes: Any, line: Any) -> None:
         self.events.append(("save", run.total_updates, notes))
         self.now += 5.0
 

@@ -160,6 +160,25 @@ class Tally:
         return merged
 
 
+class ByRow:
+    """A number that holds for the rows from one id on, until the next; exact until there are `MAX_TIMES`."""
+
+    def __init__(self) -> None:
+        self.first_ids: list[int] = []
+        self.values: list[Any] = []
+
+    def note(self, first_id: int, value: float) -> None:
+        """Notes that it holds for the rows from this id on."""
+        self.first_ids.append(first_id)
+        self.values.append(value)
+        if len(self.values) > MAX_TIMES:
+            self.first_ids, self.values = self.first_ids[::2], self.values[::2]
+
+    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the numbers of rows stand; -1 for rows before the first one noted."""
+        return np.searchsorted(self.first_ids, ids, side="right") - 1
+
+
 class ArrivalTimes:
     """When rows arrived, to within `TIME_RESOLUTION_S`, or coarser the longer the memory lives.
 
@@ -169,40 +188,35 @@ class ArrivalTimes:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._first_ids: list[int] = []
-        self._times: list[float] = []
+        self._times = ByRow()
 
     def note(self, first_id: int) -> None:
         """Notes that rows from this id on arrive now."""
         now = self.clock()
-        if self._times and now - self._times[-1] < TIME_RESOLUTION_S:
-            return
-        self._first_ids.append(first_id)
-        self._times.append(now)
-        if len(self._times) > MAX_TIMES:
-            self._first_ids, self._times = self._first_ids[::2], self._times[::2]
+        if not self._times.values or now - self._times.values[-1] >= TIME_RESOLUTION_S:
+            self._times.note(first_id, now)
 
     def state(self) -> list[tuple[int, float]]:
         """Ids and the seconds since 1970 at which they arrived, as what `json.dumps` takes."""
         offset = time.time() - self.clock()
-        pairs = zip(self._first_ids, self._times, strict=True)
+        pairs = zip(self._times.first_ids, self._times.values, strict=True)
         return [(first_id, round(seconds + offset, 3)) for first_id, seconds in pairs][:: self._thinning()]
 
     def restore(self, state: list[tuple[int, float]]) -> None:
         """Takes over what `state` returned, maybe in another process."""
         offset = time.time() - self.clock()
-        self._first_ids = [first_id for first_id, _ in state]
-        self._times = [seconds - offset for _, seconds in state]
+        self._times.first_ids = [first_id for first_id, _ in state]
+        self._times.values = [seconds - offset for _, seconds in state]
 
     def _thinning(self) -> int:
-        return 1 + len(self._times) // MAX_SAVED_TIMES
+        return 1 + len(self._times.values) // MAX_SAVED_TIMES
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds since rows arrived."""
-        if not self._times:
+        if not self._times.values:
             return np.empty(0)
-        places = np.searchsorted(self._first_ids, ids, side="right") - 1
-        return self.clock() - np.asarray(self._times)[np.maximum(places, 0)]
+        places = self._times.places(ids)
+        return self.clock() - np.asarray(self._times.values)[np.maximum(places, 0)]
 
 
 class PolicyVersions:
@@ -214,25 +228,20 @@ class PolicyVersions:
 
     def __init__(self) -> None:
         self.newest = 0
-        self._first_ids: list[int] = []
-        self._versions: list[int] = []
+        self._versions = ByRow()
 
     def note(self, first_id: int, version: int) -> None:
         """Notes that this policy acted in the rows from this id on."""
         self.newest = max(self.newest, version)
-        if self._versions and self._versions[-1] == version:
-            return
-        self._first_ids.append(first_id)
-        self._versions.append(version)
-        if len(self._versions) > MAX_TIMES:
-            self._first_ids, self._versions = self._first_ids[::2], self._versions[::2]
+        if not self._versions.values or self._versions.values[-1] != version:
+            self._versions.note(first_id, version)
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The versions that acted in rows; 0 where none did, or none is known of."""
-        if not self._versions:
+        if not self._versions.values:
             return np.zeros(len(ids), np.int64)
-        places = np.searchsorted(self._first_ids, ids, side="right") - 1
-        return np.where(places < 0, 0, np.asarray(self._versions, np.int64)[np.maximum(places, 0)])
+        places = self._versions.places(ids)
+        return np.where(places < 0, 0, np.asarray(self._versions.values, np.int64)[np.maximum(places, 0)])
 
 
 def percentile(values: NDArray[np.float64], q: float) -> float:

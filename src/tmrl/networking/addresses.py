@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+DEFAULT_PORT = 55555
+"""Of a server, where nobody chose another."""
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _RESERVED = ("trainer", "server", "issued", "revoked")

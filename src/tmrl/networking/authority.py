@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from tmrl.errors import CredentialError
-from tmrl.networking.addresses import check_name, checked_hosts, checked_port
+from tmrl.networking.addresses import DEFAULT_PORT, check_name, checked_hosts, checked_port
 from tmrl.networking.credentials import CA_CERT, SERVER_CERT, SERVER_KEY
 from tmrl.networking.issued import Issued, moment, parse_record, record_of, write_records
 from tmrl.networking.private_files import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 CA_KEY = "ca.key"
 ISSUED = "issued.json"
-PORT = 55555
 DAYS = 730
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 LOCK_TIMEOUT_S = 10.0
@@ -58,7 +57,7 @@ class Authority:
         cls,
         folder: Path,
         hosts: Sequence[str],
-        port: int = PORT,
+        port: int = DEFAULT_PORT,
         days: int = DAYS,
         now: datetime | None = None,
     ) -> Self:

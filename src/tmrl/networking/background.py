@@ -34,6 +34,11 @@ def _run(running: asyncio.AbstractEventLoop) -> None:
     running.run_forever()
 
 
+def poke(event: asyncio.Event) -> None:
+    """Sets an event of the loop, from any thread."""
+    loop().call_soon_threadsafe(event.set)
+
+
 def start(work: Coroutine[Any, Any, T]) -> "Future[T]":
     """Runs a coroutine in the loop, and returns its future; its `cancel` cancels it."""
     return asyncio.run_coroutine_threadsafe(work, loop())

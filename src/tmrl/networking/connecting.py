@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tmrl.networking.addresses import DEFAULT_PORT
 from tmrl.networking.delivery import Outbox, WhenFull
 from tmrl.networking.record_log import RamLog
-from tmrl.networking.server import DEFAULT_PORT
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Dialer
 from tmrl.networking.worker_line import WorkerLine

@@ -48,7 +48,6 @@ class Outbox:
         wait_limit_s: Longest wait for room.
 
     Attributes:
-        put_samples: Samples put since it was opened.
         dropped_samples: Samples dropped in this epoch, those included that turn out to have arrived before.
         noted_drops: Samples that the other end has noted as dropped.
     """
@@ -73,7 +72,7 @@ class Outbox:
         self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
         self._settled = int(noted.get("settled", log.first))
         self._dropped: deque[int] = deque(int(n) for n in noted.get("dropped", ()))
-        self.put_samples = self.noted_drops = 0
+        self.noted_drops = 0
         self.dropped_samples = int(noted.get("dropped_samples", 0))
         self._match_dropped()
         self._note()
@@ -121,12 +120,11 @@ class Outbox:
         """Bytes that wait, or are not known to be durable."""
         return self._log.n_bytes
 
-    def put(self, parts: Sequence[bytes | memoryview], n_samples: int) -> int:
+    def put(self, parts: Sequence[bytes | memoryview]) -> int:
         """Takes a parcel; once this returns it survives what the log survives.
 
         Args:
             parts: The parcel's bytes, in parts.
-            n_samples: How many samples are in it.
 
         Returns:
             Its number.
@@ -139,9 +137,7 @@ class Outbox:
         size = sum(map(len, parts))
         with self._changed:
             self._make_room(size)
-            number = self._log.append(parts)
-            self.put_samples += n_samples
-            return number
+            return self._log.append(parts)
 
     def _make_room(self, size: int) -> None:
         wait = Wait(f"room in the outbox of {self.name!r}, {self._log.max_bytes:,} bytes", self._wait_limit_s)
@@ -303,11 +299,6 @@ class Sender:
         return Hello(self._outbox.name, self._outbox.epoch, self._outbox.settled)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether everything that was put is known to be durable."""
-        return self._outbox.settled == self._outbox.next
-
-    @property
     def may_send(self) -> bool:
         """Whether there is something to send, and room in the window for it."""
         return len(self._in_flight) < self._window and self._next < self._outbox.next
@@ -376,6 +367,10 @@ class Sender:
         self._next = message.stop
         self._in_flight.append(message.stop)
         return message, parcels
+
+
+COUNTS = ("parcels", "samples", "duplicates", "skipped", "lost")
+"""The fields of a `Position` that add up over the lives of an outbox."""
 
 
 @dataclass(slots=True)
@@ -448,8 +443,7 @@ class Ledger:
         totals: dict[str, Position] = {}
         for name, epochs in self._positions.items():
             newest = next(reversed(epochs.values()))
-            counts = ("parcels", "samples", "duplicates", "skipped", "lost")
-            sums = {count: sum(getattr(position, count) for position in epochs.values()) for count in counts}
+            sums = {count: sum(getattr(position, count) for position in epochs.values()) for count in COUNTS}
             totals[name] = Position(newest.epoch, newest.expected, newest.durable, **sums)
         return totals
 

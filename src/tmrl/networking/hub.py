@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tmrl.errors import LineLostError, ParcelError, ProtocolError, RefusedError, StorageError
-from tmrl.networking.delivery import Position, Sender
+from tmrl.networking.delivery import COUNTS, Position, Sender
 from tmrl.networking.guard import PARCELS_PER_FRAME, Complaints, Doors, Paced
-from tmrl.networking.listening import first_message, linger, until_lost
+from tmrl.networking.listening import Seat, first_message, linger, until_lost
 from tmrl.networking.messages import (
     VERSION,
     Ack,
@@ -69,24 +69,26 @@ class WorkerLink:
     """What the hub knows of one worker.
 
     Attributes:
-        position: How far it has come.
-        connection: Its open line, or None.
-        policies: That for policies, or None.
-        policy_version, policy_digest: The newest policy it was sent, or said it has.
+        samples: Where its line is.
+        policies: Where that for policies is.
+        policy_version: The newest policy it was sent, or said it has.
         backlog: Parcels that waited behind the newest Put.
         seen_at: When it was heard last, in seconds since 1970.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.position: Position | None = None
-        self.connection: Connection | None = None
-        self.policies: Connection | None = None
-        self.policy_version = self.policy_digest = 0
+        self.samples, self.policies = Seat(), Seat()
+        self.policy_version = 0
         self.backlog = 0
         self.seen_at = time.time()
         self.changed = asyncio.Event()
         self._history: deque[tuple[float, int]] = deque()
+
+    @property
+    def connection(self) -> Connection | None:
+        """Its open line, or None."""
+        return self.samples.connection
 
     def note(self, samples: int) -> None:
         """Notes that it was heard, and how many samples it has sent in all."""
@@ -131,7 +133,7 @@ class Hub:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._has_policy = asyncio.Condition()
-        self._trainer: Connection | None = None
+        self._trainer = Seat()
         self._trainer_seen_at: float | None = None
         self._syncer: asyncio.Task[None] | None = None
         self._unsynced = asyncio.Event()
@@ -196,23 +198,17 @@ class Hub:
             raise RefusedError(f"the server speaks version {VERSION} of the protocol, got {hello.version}")
         _check_peer(connection.peer, "worker", hello.name)
         worker = self._worker(hello.name)
-        while (older := worker.connection) is not None:  # others may come while it is hung up on
-            worker.connection = None
-            await self._take_over(older, f"another connection of {hello.name!r} took over")
-        worker.connection, worker.changed = connection, asyncio.Event()
-        worker.position = position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
-        worker.note(position.samples)
-        welcome = Welcome(position.expected, self._window, self._wishes)
-        await connection.send(to_frame(welcome))
-        nacks: deque[Nack] = deque()
-        try:
+        async with worker.samples.taken(connection, self._driven(f"another connection of {hello.name!r}")):
+            worker.changed = asyncio.Event()
+            position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
+            worker.note(position.samples)
+            welcome = Welcome(position.expected, self._window, self._wishes)
+            await connection.send(to_frame(welcome))
+            nacks: deque[Nack] = deque()
             await either(
                 self._hear_worker(connection, worker, position, nacks),
                 self._tell(connection, worker, position, nacks),
             )
-        finally:
-            if worker.connection is connection:
-                worker.connection = None
 
     async def _hear_worker(
         self, connection: Paced, worker: WorkerLink, position: Position, nacks: deque[Nack]
@@ -257,7 +253,7 @@ class Hub:
                 wait.check(self._whom)
 
     def _whom(self) -> str:
-        if self._trainer is not None:
+        if self._trainer.connection is not None:
             return "the trainer, which is connected and does not take more"
         if self._trainer_seen_at is None:
             return "a trainer, none of which has come yet"
@@ -306,24 +302,17 @@ class Hub:
         for worker in self._workers.values():
             worker.changed.set()
 
-    async def _take_over(self, older: Connection, reason: str) -> None:
-        await self._hang_up(older, reason, is_final=False)
-        await older.close()
+    def _driven(self, newer: str) -> "Callable[[Connection], Awaitable[None]]":
+        """What tells an older connection which newer one takes its place."""
+        return lambda older: self._hang_up(older, f"{newer} took over", is_final=False)
 
     async def _serve_policies(self, connection: Paced) -> None:
         request = await first_message(connection, Subscribe, HELLO_TIMEOUT_S)
         _check_peer(connection.peer, "worker", request.name)
         worker = self._worker(request.name)
-        while (older := worker.policies) is not None:
-            worker.policies = None
-            await self._take_over(older, f"another connection of {request.name!r} took over")
-        worker.policies = connection
         known = request.version, request.digest
-        try:
+        async with worker.policies.taken(connection, self._driven(f"another connection of {request.name!r}")):
             await either(self._send_policies(connection, worker, known), until_lost(connection))
-        finally:
-            if worker.policies is connection:
-                worker.policies = None
 
     async def _send_policies(
         self, connection: Connection, worker: WorkerLink, known: tuple[int, int]
@@ -344,20 +333,14 @@ class Hub:
 
     async def _serve_feed(self, connection: Paced) -> None:
         _check_peer(connection.peer, "trainer", None)
-        while (older := self._trainer) is not None:
-            self._trainer = None
-            await self._take_over(older, "another trainer took over")
-        self._trainer, self._arrived = connection, asyncio.Event()
-        sender = Sender(SpoolSource(self.spool, self._forget))
-        try:
+        async with self._trainer.taken(connection, self._driven("another trainer")):
+            self._arrived = asyncio.Event()
+            sender = Sender(SpoolSource(self.spool, self._forget))
             await connection.send(to_frame(sender.hello()))
             welcome = await first_message(connection, Welcome, HELLO_TIMEOUT_S)
             sender.welcome(welcome)
             await self._wish(welcome.wishes)
             await either(self._hear_trainer(connection, sender), self._feed(connection, sender))
-        finally:
-            if self._trainer is connection:
-                self._trainer = None
 
     async def _feed(self, connection: Connection, sender: Sender) -> None:
         arrived = self._arrived
@@ -415,7 +398,7 @@ class Hub:
         now, totals = time.time(), self.spool.ledger.totals()
         seen_s = None if self._trainer_seen_at is None else now - self._trainer_seen_at
         return {
-            "trainer": {"is_connected": self._trainer is not None, "seen_s": seen_s},
+            "trainer": {"is_connected": self._trainer.connection is not None, "seen_s": seen_s},
             "policy_version": self._policies.version,
             "spool": {
                 "parcels": self.spool.next - self.spool.first,
@@ -447,8 +430,7 @@ class Hub:
 
 
 def _counts(position: Position | None) -> dict[str, int]:
-    names = ("parcels", "samples", "duplicates", "skipped", "lost")
-    return {name: 0 if position is None else getattr(position, name) for name in names}
+    return {name: 0 if position is None else getattr(position, name) for name in COUNTS}
 
 
 def _check_peer(peer: Peer, role: str, name: str | None) -> None:

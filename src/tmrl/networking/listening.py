@@ -1,7 +1,8 @@
-"""What a server hears of a peer beside the messages in between: the first one, and none after the last."""
+"""How a server listens to a peer: who may speak, what is heard first, and what after the last word."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from tmrl.errors import LineLostError, ProtocolError
@@ -9,6 +10,38 @@ from tmrl.networking.messages import Message, Refuse, from_frame
 from tmrl.networking.transport import Connection
 
 M = TypeVar("M", bound=Message)
+
+
+class Seat:
+    """A place for one connection, from which a newer one drives the older.
+
+    Attributes:
+        connection: Who has it; None if it is free.
+    """
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+    @asynccontextmanager
+    async def taken(
+        self, connection: Connection, hang_up: Callable[[Connection], Awaitable[None]]
+    ) -> AsyncGenerator[None]:
+        """Holds the place while in the context, or until a newer connection takes it.
+
+        Args:
+            connection: Who takes it.
+            hang_up: Tells the older one why, and ends it.
+        """
+        while (older := self.connection) is not None:  # others may come while it is hung up on
+            self.connection = None
+            await hang_up(older)
+            await older.close()
+        self.connection = connection
+        try:
+            yield
+        finally:
+            if self.connection is connection:
+                self.connection = None
 
 
 async def first_message(connection: Connection, kind: type[M], timeout_s: float) -> M:

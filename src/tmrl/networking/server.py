@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tmrl.networking import background
+from tmrl.networking.addresses import DEFAULT_PORT
 from tmrl.networking.hub import MAX_WORKERS, Hub
 from tmrl.networking.policy_store import PolicyStore
 from tmrl.networking.record_log import RamLog
@@ -14,7 +15,6 @@ from tmrl.retired import warn_retired
 if TYPE_CHECKING:
     from tmrl.networking.credentials import ServerCredentials
 
-DEFAULT_PORT = 55555
 SPOOL_BYTES = 10 * 10**9
 
 

@@ -57,17 +57,18 @@ class Record:
 
 def to_record(name: str, epoch: int, number: int, samples: int, parcel: Any) -> list[Any]:
     """A parcel of a worker as the parts of a record."""
-    label = name.encode()
-    padding = bytes(-(_HEAD.size + len(label)) % ALIGN)
-    return [_HEAD.pack(_PARCEL, epoch, number, samples, len(label)), label, padding, parcel]
+    return [*_head(_PARCEL, name, epoch, number, samples), parcel]
 
 
 def skip_record(name: str, epoch: int, skip: Skip) -> list[bytes]:
     """Skipped numbers as the parts of a record."""
+    return [*_head(_SKIP, name, epoch, skip.first, sum(skip.samples)), skip.stop.to_bytes(8, "little")]
+
+
+def _head(kind: int, name: str, epoch: int, number: int, samples: int) -> list[bytes]:
     label = name.encode()
-    head = _HEAD.pack(_SKIP, epoch, skip.first, sum(skip.samples), len(label))
     padding = bytes(-(_HEAD.size + len(label)) % ALIGN)
-    return [head, label, padding, skip.stop.to_bytes(8, "little")]
+    return [_HEAD.pack(kind, epoch, number, samples, len(label)), label, padding]
 
 
 def from_record(record: bytes | memoryview) -> Record:

@@ -107,12 +107,7 @@ class _Folder:
         return run
 
     def dump(self, run: TrainingOffline) -> None:
-        if self.line is None:
-            self.folder.save(run)
-            return
-        state = self.line.state()
-        self.folder.save(run, {"line": state})
-        self.line.commit(state)
+        self.folder.save(run, line=self.line)
 
 
 def _checkpoint(

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ from tmrl.networking.parcel import decode, summary
 from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
-from tmrl.networking.spool import enter, from_record
+from tmrl.networking.spool import Record, enter, from_record
 from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.networking.wishes import wishes_of
@@ -58,6 +59,18 @@ MAX_PEERS = 4096
 """Workers of which it is said that their parcels cannot be read."""
 LAST_WORD_S = 1.0
 """How long `close` tries to tell the server what it may forget."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A record that waits for the loop."""
+
+    spool: int
+    """Identity of the spool that it came from."""
+    number: int
+    """Its own there."""
+    n_bytes: int
+    record: Record
 
 
 class TrainerLine:
@@ -86,7 +99,7 @@ class TrainerLine:
         self._window = window
         self._wait_limit_s = wait_limit_s
         self._lock = threading.Lock()
-        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._spool = 0
         self._received = 0
@@ -104,8 +117,7 @@ class TrainerLine:
         self._is_closed = False
         self.received_samples = 0
         self.refused = 0
-        self._changed = background.run(_event())
-        self._has_policy = background.run(_event())
+        self._changed, self._has_policy = asyncio.Event(), asyncio.Event()
         self._tasks: list[Future[None]] = []
 
     def start(self) -> None:
@@ -122,7 +134,7 @@ class TrainerLine:
         """Tells the workers, from now on, in what form this memory wants its samples."""
         self._wishes = wishes_of(memory)
         self.start()
-        self._poke(self._changed)
+        background.poke(self._changed)
 
     def retrieve_buffer(self) -> Buffer:
         """Everything that arrived since the last call.
@@ -141,24 +153,24 @@ class TrainerLine:
         # The queue is bounded, and nothing of it may be dropped.
         buffer, n_bytes, is_idle = ChunkBuffer(maxlen=sys.maxsize), 0, not records
         while records and n_bytes <= self._max_bytes:
-            spool, number, data = records.popleft()
-            n_bytes += self._take(buffer, data)
-            self._handed = (spool, number + 1)
+            queued = records.popleft()
+            n_bytes += self._take(buffer, queued)
+            self._handed = (queued.spool, queued.number + 1)
         self._put_back(records)
-        self._poke(self._changed)
+        background.poke(self._changed)
         self.received_samples += len(buffer)
         self._watch(is_idle)
         return buffer
 
-    def _put_back(self, records: deque[tuple[int, int, bytes]]) -> None:
+    def _put_back(self, records: "deque[_Queued]") -> None:
         """Keeps for the next call what would be too much for this one once it is decompressed."""
         with self._lock:
             self._queue.extendleft(reversed(records))
-            self._queued_bytes = sum(len(data) for _, _, data in self._queue)
+            self._queued_bytes = sum(queued.n_bytes for queued in self._queue)
 
-    def _take(self, buffer: ChunkBuffer, data: bytes) -> int:
+    def _take(self, buffer: ChunkBuffer, queued: "_Queued") -> int:
         """Adds what a record holds; returns its bytes."""
-        record = from_record(data)
+        record = queued.record
         position = self._ledger.position(record.name, record.epoch, record.number)
         if record.stop <= position.expected:
             position.duplicates += 1
@@ -172,7 +184,7 @@ class TrainerLine:
             buffer += arrived
             buffer.parcels.append(arrived)
             rows = sum(part.chunk.rows.nbytes for part in arrived.parts if not isinstance(part, list))
-            return max(rows, len(data))
+            return max(rows, queued.n_bytes)
         except ParcelError as error:
             self.refused += 1
             reason = str(error)[:1000]
@@ -205,7 +217,7 @@ class TrainerLine:
             raise PolicyError(f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes, got {len(body):,}")
         with self._lock:
             self._policy, self._unsent = body, self._unsent + 1
-        self._poke(self._has_policy)
+        background.poke(self._has_policy)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; see the module. From now on only `commit` lets the server forget."""
@@ -236,16 +248,13 @@ class TrainerLine:
         spool, number = handed
         if spool == self._spool and number > self._durable:
             self._durable = number
-            self._poke(self._changed)
+            background.poke(self._changed)
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._is_closed:
             raise ValueError(f"the line to {self._dialer.address} is closed")
-
-    def _poke(self, event: asyncio.Event) -> None:
-        background.loop().call_soon_threadsafe(event.set)
 
     def close(self) -> None:
         """Hangs up; the server keeps what was not handed over, or, with checkpoints, not committed."""
@@ -303,16 +312,16 @@ class TrainerLine:
                     logger.error("records %d to %d are damaged in the spool", message.first, message.stop - 1)
                     self._received = message.stop
                 continue
-            records = message.parcels()
-            for record in records:
-                from_record(record)
+            records = [
+                _Queued(self._spool, number, len(data), from_record(bytes(data)))
+                for number, data in enumerate(message.parcels(), message.first)
+            ]
+            arrived = [queued for queued in records if queued.number >= self._received]
             while self._queued_bytes > self._max_bytes:
                 await asyncio.sleep(0.005)
             with self._lock:
-                for number, record in enumerate(records, message.first):
-                    if number >= self._received:
-                        self._queue.append((self._spool, number, bytes(record)))
-                        self._queued_bytes += len(record)
+                self._queue += arrived
+                self._queued_bytes += sum(queued.n_bytes for queued in arrived)
                 self._received = max(self._received, message.stop)
             self._changed.set()
 
@@ -369,7 +378,3 @@ async def _hear_all(connection: Connection, heard: "asyncio.Queue[Message]") -> 
         if not isinstance(answer, Ack):
             raise ProtocolError(f"a Policy must be answered with an Ack, got {type(answer).__name__}")
         heard.put_nowait(answer)
-
-
-async def _event() -> asyncio.Event:
-    return asyncio.Event()

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from xxhash import xxh3_64_intdigest
-
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.errors import BadSampleError, LineLostError, ProtocolError, StorageError
@@ -24,6 +22,7 @@ from tmrl.networking.delivery import Outbox, Sender
 from tmrl.networking.messages import MAX_PARCEL_BYTES, Ack, Nack, Policy, Subscribe, Welcome, Wish, to_frame
 from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.policy_bytes import load_policy
+from tmrl.networking.policy_store import is_whole
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
@@ -80,7 +79,7 @@ class WorkerLine:
         self._heard: tuple[int, int] = (0, 0)
         self._taken_version = 0
         self._heard_at: float | None = None
-        self._wake = background.run(_event())
+        self._wake = asyncio.Event()
         self._tasks = [
             background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
             background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
@@ -117,12 +116,12 @@ class WorkerLine:
                 f"{len(buffer)} samples make a parcel of {size:,} bytes, and one may have "
                 f"{MAX_PARCEL_BYTES:,}; send the Buffer more often; nothing was sent"
             )
-        self.outbox.put(parts, len(buffer))
+        self.outbox.put(parts)
         with self._changed:
             self._waiting_bytes += size
             if self._waiting_since is None:
                 self._waiting_since = time.monotonic()
-        self._poke()
+        background.poke(self._wake)
 
     def receive(self, timeout_s: float, actor: ActorModule | None) -> Received:
         """Fetches the newest policy; see `Sink.receive`. Before it waits, it sends what waits to be sent.
@@ -134,7 +133,7 @@ class WorkerLine:
         self._check()
         if timeout_s > 0:
             self._hurry()
-            wait = Wait("a policy", float("inf"))
+            wait = Wait("a policy")
             deadline = time.monotonic() + timeout_s
             with self._changed:
                 while self._policy is None and self._failure is None and time.monotonic() < deadline:
@@ -165,10 +164,7 @@ class WorkerLine:
 
     def _hurry(self) -> None:
         self._is_hurried = True
-        self._poke()
-
-    def _poke(self) -> None:
-        background.loop().call_soon_threadsafe(self._wake.set)
+        background.poke(self._wake)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -286,7 +282,7 @@ class WorkerLine:
         await connection.send(to_frame(Subscribe(self.outbox.name, *self._heard)))
         while True:
             policy = await hear(connection)
-            if not isinstance(policy, Policy) or xxh3_64_intdigest(policy.body) != policy.digest:
+            if not isinstance(policy, Policy) or not is_whole(policy):
                 raise ProtocolError("a server must send whole policies, got something else")
             self._heard_at = time.time()
             with self._changed:
@@ -296,7 +292,3 @@ class WorkerLine:
 
 def _wishes(document: Any) -> Wishes | None:
     return None if document is None else Wishes.from_json(document)
-
-
-async def _event() -> asyncio.Event:
-    return asyncio.Event()

@@ -81,13 +81,7 @@ class Keeper:
         Raises:
             KeyboardInterrupt: As in `on_update`.
         """
-        notes, line = self._journal.state(), line_of(self.source)
-        if line is None:
-            self._checkpoint.save(self._training, notes)
-        else:
-            state = line.state()
-            self._checkpoint.save(self._training, notes | {"line": state})
-            line.commit(state)
+        self._checkpoint.save(self._training, self._journal.state(), line_of(self.source))
         self._saved_at = self._clock()
         if self._is_ending:
             raise KeyboardInterrupt

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from tmrl.memory.size import budget_bytes
-from tmrl.networking.addresses import check_name
-from tmrl.runs.settings import AUTO
-
-DEFAULT_PORT = 55555
+from tmrl.networking.addresses import DEFAULT_PORT, check_name
+from tmrl.runs.settings import AUTO, stack_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +153,7 @@ class WorkerSettings:
     @property
     def stack(self) -> int:
         """Observations that the policy sees at once."""
-        default = 4 if self.env.startswith("ALE/") else 1
-        return default if self.frame_stack is None else self.frame_stack
+        return stack_of(self.env, self.frame_stack)
 
 
 @dataclass(frozen=True, slots=True)

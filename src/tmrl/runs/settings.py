@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from tmrl.networking.addresses import DEFAULT_PORT
+
 RANDOM = "random"
 """Stands for a policy that acts at random."""
 AUTO = "auto"
@@ -22,6 +24,18 @@ FIXED = (
 """Settings that a run keeps when it goes on: they say what its rows, its networks and its counts mean."""
 PENDULUM_TARGET = -250.0
 """Mean return that tells a policy that swings up and balances from one that does not."""
+
+
+def is_atari(env: str) -> bool:
+    """Whether an environment is a game of the Arcade Learning Environment."""
+    return env.startswith(ATARI)
+
+
+def stack_of(env: str, frame_stack: int | None) -> int:
+    """Observations that a policy sees at once: what `--frame-stack` says, or what suits the environment."""
+    if frame_stack is not None:
+        return frame_stack
+    return 4 if is_atari(env) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class TrainSettings:
     """Start a server, to which workers come with `tmrl worker`, from this machine or from others."""
     host: str = "127.0.0.1"
     """Address at which --serve listens; others than this machine's own need --credentials."""
-    port: int = 55555
+    port: int = DEFAULT_PORT
     """Port at which --serve listens."""
     credentials: Path | None = None
     """Folder that `tmrl credentials init` made, for --serve."""
@@ -187,7 +201,7 @@ class TrainSettings:
     @property
     def is_atari(self) -> bool:
         """Whether the environment is a game of the Arcade Learning Environment."""
-        return self.env.startswith(ATARI)
+        return is_atari(self.env)
 
     @property
     def rate(self) -> float:
@@ -204,8 +218,7 @@ class TrainSettings:
     @property
     def stack(self) -> int:
         """Observations that the agent sees at once."""
-        default = 4 if self.is_atari else 1
-        return default if self.frame_stack is None else self.frame_stack
+        return stack_of(self.env, self.frame_stack)
 
     @property
     def updates(self) -> int:

@@ -21,6 +21,7 @@ from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_
 from tmrl.errors import DatasetError
 from tmrl.memory.replay import ReplayMemory
 from tmrl.training.offline import TrainingOffline
+from tmrl.training.source import Line
 from tmrl.training.state_file import SUFFIX, check_state, read_state, write_state
 
 KIND = "checkpoint"
@@ -69,7 +70,7 @@ class Checkpoint:
         """
         check_state(_state_of(run, {}))
 
-    def save(self, run: TrainingOffline, notes: Any = None) -> None:
+    def save(self, run: TrainingOffline, notes: Any = None, line: Line | None = None) -> None:
         """Saves a training in place of what the folder holds.
 
         Of a `ReplayMemory`, only rows that are new are written; of one that lives in a file, nothing but
@@ -79,11 +80,18 @@ class Checkpoint:
         Args:
             run: The training.
             notes: Anything of the caller's to be saved with it: containers, numbers, text, arrays, tensors.
+            line: Where samples come from, if that keeps them until they are saved: its state joins the notes,
+                then a dict or None, under `line`, and is committed once all is saved.
 
         Raises:
             TypeError: As in `check`.
             DatasetError: The folder holds something else.
         """
+        if line is not None:
+            state = line.state()
+            self.save(run, (notes or {}) | {"line": state})
+            line.commit(state)
+            return
         if self.exists:
             self._document()
         else:
