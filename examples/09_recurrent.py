@@ -92,8 +92,9 @@ def update(memory: ReplayMemory, network: RecurrentQ, target: RecurrentQ, optimi
     loss.backward()
     optimizer.step()
 
-    # A late write: the state that the network has there today, for the next time.
-    memory.write(batch.ids, state=warmed[:, 0])
+    # A late write: the states that the network has there today, for the next time.
+    rows = batch.info_ids[:, 1 : BURN_IN + 1]
+    memory.write(rows[rows >= 0], state=warmed[rows >= 0])
 
 
 def success(env: Corridor, network: RecurrentQ, episodes: int = 50) -> float:

@@ -88,6 +88,10 @@ class RowIds(Protocol):
         """`(B,)` int64 row ids of the anchors."""
         ...
 
+    def info_ids(self) -> "NDArray[np.int64]":
+        """`(B,)` or `(B, T + 1)` int64 ids of the rows that `info` is of."""
+        ...
+
 
 class Batch(_Six):
     """A tuple of exactly six, `(prev_obs, new_act, rew, new_obs, terminated, truncated)`, with attributes.
@@ -122,6 +126,14 @@ class Batch(_Six):
     def ids(self) -> "NDArray[np.int64]":
         """`(B,)` int64 row ids of the anchors, in the order of the batch; never reused by the memory."""
         return self._rows.ids()
+
+    @property
+    def info_ids(self) -> "NDArray[np.int64]":
+        """Int64 ids of the rows that the entries of `info` are of: those that `memory.write` changes.
+
+        `(B,)`, the same as `ids`; of sequences `(B, T + 1)`, and -1 in the padding.
+        """
+        return self._rows.info_ids()
 
     @property
     def weights(self) -> Any:

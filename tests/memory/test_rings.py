@@ -11,7 +11,7 @@ from makers import buffer_of, plain_episode, stamped, with_crc
 from tmrl.datasets import open_dataset
 from tmrl.errors import DatasetError, EmptyMemoryError
 from tmrl.inspection.facts import read_facts
-from tmrl.memory import Epoch, FrameStack, Mixture, NStep, Prioritized, ReplayMemory, Uniform
+from tmrl.memory import Epoch, FrameStack, Mixture, NStep, Prioritized, ReplayMemory, Sequence, Uniform
 from tmrl.transition import Sample
 
 HALVES = {"demo": 0.5, "online": 0.5}
@@ -76,6 +76,23 @@ def test_a_batch_has_so_much_of_each_and_names_its_rows() -> None:
     assert memory.get_transition(-1)[2] == 106
     assert float(memory[-12][2]) == 1
     assert set(memory.sample_indices()) <= set(range(len(memory)))
+
+
+def test_info_names_its_rows_in_every_ring() -> None:
+    kept = {"window": Sequence(3), "info_keys": ("state",)}
+    memory = memory_of(**kept)
+    for worker, source in (("alice", "online"), ("eve", "demo")):
+        episode = stamped(plain_episode(5), worker)
+        for sample in episode:
+            sample[5]["state"] = 0.0
+        memory.append(buffer_of(episode), source=source)
+    everything = memory.take(range(len(memory)))
+    rows = everything.info_ids
+    assert rows[:, 1].tolist() == everything.ids.tolist()
+    assert (rows[:, 1:] < 0).tolist() == (everything.mask == 0).tolist()
+    memory.write(rows[rows >= 0], state=rows[rows >= 0].astype(float))
+    after = memory.take(range(len(memory))).info["state"].numpy()
+    assert (after[rows >= 0] == rows[rows >= 0]).all()
 
 
 def test_ids_go_on_naming_the_same_rows() -> None:

@@ -84,12 +84,23 @@ def sequence(oracle: Oracle, window: Any, number: int) -> tuple[Any, dict[str, A
     return six, {"mask": np.stack(mask), "is_first": np.stack(is_first)}
 
 
+def info_ids(oracle: Oracle, window: Any, number: int) -> Any:
+    """Ids of the rows that the info of a window is of."""
+    if not isinstance(window, Sequence):
+        return number
+    rows = [oracle.rows[number].follows, number, *oracle.ahead(number, window.length - 1)]
+    return rows + [-1] * (window.length + 1 - len(rows))
+
+
 def assert_windows_are_the_same(machine: Any) -> None:
     expected = expected_windows(machine)
     assert len(machine.memory) == len(expected)
     if not expected:
         return
     batch = machine.memory.take(range(len(expected)))
+    numbers = machine.numbers()
+    assert batch.ids.tolist() == numbers
+    assert batch.info_ids.tolist() == [info_ids(machine.oracle, machine.window, number) for number in numbers]
     for i, (six, beside) in enumerate(expected):
         found = optree.tree_map(lambda tensor, i=i: tensor[i].numpy(), tuple(batch))
         assert machine.is_same(six, found)

@@ -1,6 +1,6 @@
 """Batches: chosen transitions become what is handed out, one gather and one check for all of them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,31 @@ from tmrl.memory.store import Drawn, Store
 from tmrl.memory.windows import Transition, Window
 from tmrl.transition import Batch
 
+PADDING = -1
+"""Stands for the id of a row that repeats the one before it."""
+
 AnyStore = Store | Rings
 AnyDrawn = Drawn | DrawnOfRings
+
+
+class BatchRows(NamedTuple):
+    """The rows of a batch, whose ids are computed only if somebody asks."""
+
+    drawn: AnyDrawn
+    info_slots: NDArray[np.int32]
+    """`(B,)` or `(B, T + 1)` where the rows were that `info` is of."""
+
+    def ids(self) -> NDArray[np.int64]:
+        """See `RowIds`."""
+        return self.drawn.ids()
+
+    def info_ids(self) -> NDArray[np.int64]:
+        """See `RowIds`."""
+        slots = self.info_slots
+        ids = self.drawn.ids_of(slots)
+        if slots.ndim > 1:
+            ids[:, 1:][slots[:, 1:] == slots[:, :-1]] = PADDING
+        return ids
 
 
 class Batches:
@@ -38,6 +61,7 @@ class Batches:
 
     def __init__(self, window: Window, history: History | None, tally: Tally) -> None:
         self.window = rebuilt(window, history)
+        self._info = self.window.layout.info
         self._is_single = type(window) is Transition
         self._is_whole = history is None
         self.crc_checked = 0
@@ -73,7 +97,8 @@ class Batches:
         self._fill(store, drawn, block, slots, is_checked and documented is None)
         six, info, beside = hand_out.six(block, slots, store.table.back)
         weighed = None if weights is None else torch.from_numpy(weights).to(device)
-        return Batch(six if documented is None else documented, drawn, info, weighed, beside), drawn
+        rows = BatchRows(drawn, slots[:, self._info])
+        return Batch(six if documented is None else documented, rows, info, weighed, beside), drawn
 
     def one(self, store: AnyStore, drawn: AnyDrawn, is_checked: bool) -> tuple[Any, ...]:
         """The documented seven values of one transition, as copies.

@@ -93,22 +93,25 @@ class DrawnOfRings(NamedTuple):
     sizes: NDArray[np.int64]
     """Rows of each ring."""
 
-    def _own(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Of each anchor the number of its ring, its id there, and the id after that of the newest row."""
-        numbers = np.searchsorted(self.starts, self.pairs[:, 1], side="right") - 1
-        oldest, stop = np.array(self.bounds)[numbers].T
-        slots = self.pairs[:, 1] - self.starts[numbers]
-        return numbers, oldest + (slots - oldest) % self.sizes[numbers], stop
+    def _own(self, slots: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each slot the number of its ring, and the id there of its row."""
+        numbers = np.searchsorted(self.starts, slots, side="right") - 1
+        oldest = np.array(self.bounds)[numbers, 0]
+        return numbers, oldest + (slots - self.starts[numbers] - oldest) % self.sizes[numbers]
 
     def ids(self) -> NDArray[np.int64]:
         """`(B,)` row ids of the anchors."""
-        numbers, row_ids, _ = self._own()
+        return self.ids_of(self.pairs[:, 1])
+
+    def ids_of(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Ids of the rows that were in these slots of the table, in an array of their shape."""
+        numbers, row_ids = self._own(slots)
         return numbers + len(self.bounds) * row_ids
 
     def ages(self) -> NDArray[np.int64]:
         """`(B,)` rows of the same ring that came after the anchors, until they were drawn."""
-        _, row_ids, stop = self._own()
-        return stop - 1 - row_ids
+        numbers, row_ids = self._own(self.pairs[:, 1])
+        return np.array(self.bounds)[numbers, 1] - 1 - row_ids
 
 
 class Rings:

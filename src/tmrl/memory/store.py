@@ -46,7 +46,11 @@ class Drawn(NamedTuple):
 
     def ids(self) -> NDArray[np.int64]:
         """`(B,)` row ids of the anchors."""
-        return self.oldest + (self.pairs[:, 1].astype(np.int64) - self.oldest) % self.n_rows
+        return self.ids_of(self.pairs[:, 1])
+
+    def ids_of(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Ids of the rows that were in these slots, in an array of their shape."""
+        return self.oldest + (slots.astype(np.int64) - self.oldest) % self.n_rows
 
     def ages(self) -> NDArray[np.int64]:
         """`(B,)` rows that came after the anchors, until they were drawn."""
