@@ -260,6 +260,18 @@ def test_python_m_tmrl_is_tmrl():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is told otherwise there")
+@pytest.mark.parametrize("command", ["--help", "train --help", "--version", "record out --env Pendulum-v1"])
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly(command):
+    """As in `tmrl --help | head -3`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = [sys.executable, "-m", "tmrl", *command.split()]
+    ended = subprocess.run(run, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_ctrl_c_leaves_policy_curve_and_summary():
     command = [
         sys.executable,

@@ -20,7 +20,15 @@ from rich.console import Console
 
 from tmrl import __version__
 from tmrl.cli_line import credentials, server, status, worker
-from tmrl.cli_telling import FAILED, INTERRUPTED, WRONG_CALL, damage_told, tell, wrong_calls_told
+from tmrl.cli_telling import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_CALL,
+    damage_told,
+    readers_may_leave,
+    tell,
+    wrong_calls_told,
+)
 from tmrl.runs.settings import RecordSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -205,19 +213,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Those after the program's name; those of the process by default.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with readers_may_leave():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         Console().print(f"tmrl-memory {__version__}", highlight=False)
-        sys.exit(0)
-    try:
-        with wrong_calls_told():
-            _check_import_name()
-            defaults = _defaults(arguments)
-        # gRPC would add lines of its own to the messages.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        sys.exit(_dispatch(arguments, defaults))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        return 0
+    with wrong_calls_told():
+        _check_import_name()
+        defaults = _defaults(arguments)
+    # gRPC would add lines of its own to the messages.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    return _dispatch(arguments, defaults)
 
 
 def _dispatch(arguments: Sequence[str], defaults: TrainSettings) -> int:

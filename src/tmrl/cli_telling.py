@@ -1,5 +1,6 @@
 """What the commands say, and how what went wrong becomes a message and an exit code."""
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,9 +37,25 @@ def wrong_calls_told() -> Generator[None]:
     except (CredentialError, StorageError) as error:
         tell(str(error))
         sys.exit(FAILED)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         tell(str(error))
         sys.exit(WRONG_CALL)
+
+
+@contextmanager
+def readers_may_leave() -> Generator[None]:
+    """Ends this process quietly, with exit code 1, when who reads its output is gone, as `head` soon is."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would say that it cannot.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
 
 
 def say(message: str) -> None:
