@@ -8,8 +8,9 @@ import numpy as np
 from gymnasium import spaces
 
 from tmrl.actor import ActorModule
+from tmrl.buffer import Buffer
 from tmrl.memory import TorchMemory
-from tmrl.training import TrainingAgent
+from tmrl.training import InProcessLine, TrainingAgent
 
 
 class CountingEnv(gymnasium.Env[Any, Any]):
@@ -112,3 +113,19 @@ class CountingAgent(TrainingAgent):
 
     def get_actor(self) -> ActorModule:
         return self.actor
+
+
+class AnsweringLine(InProcessLine):
+    """Notes what is sent; answers the n-th send with `policies[n]` policies."""
+
+    def __init__(self, policies: Any = (), actor_cls: Any = CountingActor) -> None:
+        super().__init__()
+        self.actor_cls = actor_cls
+        self.sent: list[list[Any]] = []
+        self.policies = iter(policies)
+
+    def send(self, buffer: Buffer) -> None:
+        self.sent.append(list(buffer.memory))
+        super().send(buffer)
+        for _ in range(next(self.policies, 0)):
+            self.broadcast_model(self.actor_cls(None, None))

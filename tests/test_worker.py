@@ -12,11 +12,10 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import Autoreset
 
 import tmrl.worker
-from dummies import CountingActor, CountingEnv
+from dummies import AnsweringLine, CountingActor, CountingEnv
 from tmrl.actor import ActorModule
-from tmrl.errors import StalledError
 from tmrl.integrity import check_transition, nest_crcs
-from tmrl.networking import Buffer, RolloutWorker
+from tmrl.networking import RolloutWorker
 from tmrl.training import InProcessLine
 from tmrl.transition import EpisodeRecord
 
@@ -418,21 +417,6 @@ def test_closing_a_worker_closes_its_environment() -> None:
 # The line.
 
 
-class Line(InProcessLine):
-    """Notes what is sent; answers the n-th send with `policies[n]` policies."""
-
-    def __init__(self, policies: Any = ()) -> None:
-        super().__init__()
-        self.sent: list[list[Any]] = []
-        self.policies = iter(policies)
-
-    def send(self, buffer: Buffer) -> None:
-        self.sent.append(list(buffer.memory))
-        super().send(buffer)
-        for _ in range(next(self.policies, 0)):
-            self.broadcast_model(CountingActor(None, None))
-
-
 def test_sending_hands_samples_and_episodes_over_and_clears_the_buffer() -> None:
     line = InProcessLine()
     worker = make_worker(lambda: CountingEnv(length=2), sink=line)
@@ -494,7 +478,7 @@ def test_a_broadcast_is_a_copy() -> None:
 
 
 def test_run_tests_collects_sends_and_updates() -> None:
-    line = Line(policies=[1, 0, 2])
+    line = AnsweringLine(policies=[1, 0, 2])
     worker = make_worker(lambda: CountingEnv(length=2), sink=line)
     worker.run(test_episode_interval=2, nb_episodes=3)
     assert [len(samples) for samples in line.sent] == [3, 3, 3]
@@ -503,7 +487,7 @@ def test_run_tests_collects_sends_and_updates() -> None:
 
 
 def test_an_expert_run_keeps_its_policy_and_runs_no_tests() -> None:
-    line = Line(policies=[1, 1])
+    line = AnsweringLine(policies=[1, 1])
     worker = make_worker(sink=line)
     first = worker.actor
     worker.run(test_episode_interval=1, nb_episodes=2, expert=True)
@@ -521,43 +505,6 @@ def test_a_verbose_run_logs_each_episode(caplog: pytest.LogCaptureFixture) -> No
     caplog.set_level(logging.INFO, "tmrl")
     make_worker().run(nb_episodes=2)
     assert len(caplog.messages) == 2
-
-
-def test_a_synchronous_run_sends_before_it_waits() -> None:
-    line = Line(policies=[4, 4, 4])
-    worker = make_worker(lambda: CountingEnv(length=2), sink=line, wait_limit_s=0.0)
-    worker.run_synchronous(nb_steps=6, initial_steps=2, max_steps_per_update=1)
-    assert [len(samples) for samples in line.sent] == [3, 3, 3]
-
-
-def test_a_synchronous_run_waits_for_a_policy_when_it_is_ahead_of_the_trainer() -> None:
-    line = Line(policies=[3])
-    worker = make_worker(lambda: CountingEnv(length=2), sink=line, wait_limit_s=0.0)
-    with pytest.raises(StalledError, match="'w' has awaited a policy from the trainer in this process since"):
-        worker.run_synchronous(nb_steps=9, max_steps_per_update=1)
-    # Four policies (the first counts) cover the initial episode and one more; resets count.
-    assert [len(samples) for samples in line.sent] == [3, 3, 3]
-
-
-def test_a_synchronous_run_can_wait_after_any_step() -> None:
-    line = Line(policies=[1, 1, 1, 1, 1, 1])
-    worker = make_worker(lambda: CountingEnv(length=9), sink=line, wait_limit_s=0.0)
-    worker.run_synchronous(nb_steps=8, initial_steps=3, max_steps_per_update=2, end_episodes=False)
-    # A policy more, two samples more; the episode goes on over the cuts, and its end is one too.
-    assert [len(samples) for samples in line.sent] == [3, 4, 2, 1, 1]
-    assert [s.stamp.episode_step for samples in line.sent for s in samples] == [*range(10), 0]
-
-
-def test_a_synchronous_run_takes_the_policies_that_came_without_waiting() -> None:
-    worker = make_worker(lambda: CountingEnv(length=2), sink=Line(policies=[1, 2]))
-    worker.run_synchronous(nb_steps=1)
-    assert worker.policy_version == 3
-
-
-def test_a_synchronous_run_tests_between_episodes_only() -> None:
-    worker = make_worker(lambda: CountingEnv(length=2))
-    worker.run_synchronous(test_episode_interval=2, nb_steps=9, initial_steps=2)
-    assert [r.is_test for r in worker.buffer.episodes] == [False, True, False, False, True, False]
 
 
 def test_a_blocked_worker_goes_on_when_the_policy_comes() -> None:

@@ -1,9 +1,8 @@
 """The policy of a worker, the line that newer ones come from, and the files that they go to."""
 
 import logging
-from abc import ABC, abstractmethod
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
@@ -43,6 +42,7 @@ class PolicyFeed:
         device: As given.
         sink: As given; may be set later.
         version: Which of the trainer's policies acts, counting from 1; 0 before the first.
+        is_again: Whether what `update` took last was the policy that acted already, sent once more.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class PolicyFeed:
         self.device = device
         self.sink = sink
         self.version = 0
+        self.is_again = False
         self._worker_id = worker_id
         self._files = files
         self._wait_limit_s = wait_limit_s
@@ -69,8 +70,8 @@ class PolicyFeed:
             buffer.clear()
 
     def update(self, verbose: bool, blocking: bool) -> int:
-        """Takes the newest policy that arrived; see `FedWorker.update_actor_weights`."""
-        count, actor, version = self._receive(blocking, self.actor)
+        """Takes the newest policy that arrived; see `RolloutWorker.update_actor_weights`."""
+        count, actor, version, self.is_again = self._receive(blocking, self.actor)
         if actor is None:
             return 0
         self.actor = actor.to_device(self.device)
@@ -98,67 +99,3 @@ class PolicyFeed:
                 "see whether the trainer runs, or raise the limit"
             )
         return received
-
-
-class FedWorker(ABC):
-    """What all workers do alike: they send what they collected, and act with the newest policy that came."""
-
-    _feed: PolicyFeed
-    buffer: Buffer
-
-    @property
-    def actor(self) -> ActorModule:
-        """The policy, replaced when a new one arrives."""
-        return self._feed.actor
-
-    @actor.setter
-    def actor(self, actor: ActorModule) -> None:
-        self._feed.actor = actor
-
-    @property
-    def sink(self) -> Sink | None:
-        """The line to the trainer; may be set later."""
-        return self._feed.sink
-
-    @sink.setter
-    def sink(self, sink: Sink | None) -> None:
-        self._feed.sink = sink
-
-    @property
-    def policy_version(self) -> int:
-        """Which of the trainer's policies acts, counting from 1; 0 before the first."""
-        return self._feed.version
-
-    def send_and_clear_buffer(self) -> None:
-        """Hands what was collected to the sink; without one it stays in `buffer`."""
-        self._feed.send(self.buffer)
-
-    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
-        """Takes the newest policy that arrived.
-
-        Args:
-            verbose: Whether to log it.
-            blocking: Whether to wait for one if there is none.
-
-        Returns:
-            How many policies arrived since the last call.
-
-        Raises:
-            StalledError: None came for `wait_limit_s`.
-            PolicyError: What came cannot be read; the worker still has the policy it had.
-        """
-        return self._feed.update(verbose, blocking)
-
-    def ignore_actor_weights(self) -> int:
-        """Drops the policies that arrived and returns how many they were."""
-        return self._feed.ignore()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Closes the environment; samples not sent stay in `buffer`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -15,6 +15,8 @@ class Received(NamedTuple):
     """The newest of them, now the worker's own; None if there was none."""
     version: int
     """How many policies the trainer has sent by then, whoever heard them."""
+    is_again: bool = False
+    """Whether the newest is, bit by bit, the one that was fetched before: its trainer waits for samples."""
 
 
 class Sink(Protocol):

@@ -6,7 +6,6 @@ the vector environment resets its lanes. The final observation is sent; a step w
 because it was a reset is not.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,16 @@ import numpy as np
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+from tmrl.fed_worker import FedWorker
 from tmrl.frames import stacked_space
 from tmrl.history import History
 from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
-from tmrl.policy_feed import FedWorker, PolicyFeed, check_has_line
+from tmrl.policy_feed import PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.sink import Sink
 from tmrl.stamping import owned
 from tmrl.vector_env import LaneStart, VectorLanes, single_spaces
 from tmrl.worker import RolloutWorker
-
-logger = logging.getLogger(__name__)
 
 
 class VectorWorker(FedWorker):
@@ -120,29 +118,42 @@ class VectorWorker(FedWorker):
 
     # Training episodes.
 
-    def collect_steps(self, nb_steps: int) -> None:
+    def collect_steps(self, nb_steps: int) -> int:
         """Steps all lanes, going on with their episodes; where one ends the next begins.
 
         Args:
             nb_steps: Steps of the vector environment, each of all lanes. Resets are not counted, except those
                 that a NEXT_STEP environment makes instead of a step.
-        """
-        for _ in range(nb_steps):
-            self._start_lanes()
-            self._step_lanes()
 
-    def _start_lanes(self) -> None:
+        Returns:
+            How many samples they made, in all lanes, with the resets.
+        """
+        return sum(self._collect_next() for _ in range(nb_steps))
+
+    def _collect_next(self) -> int:
+        """Collects one step of all lanes, and the resets before it."""
+        n_resets = self._start_lanes()
+        self._step_lanes()
+        return n_resets + len(self._lanes)
+
+    def _start_lanes(self) -> int:
         """Collects the starts that came with the last step, and resets the lanes that have no episode."""
-        for i, start in self._envs.fetch_starts().items():
+        starts = self._envs.fetch_starts()
+        for i, start in starts.items():
             self._lanes[i].begin()
             self._collect_start(i, start)
+        return len(starts) + self._reset_lanes()
+
+    def _reset_lanes(self) -> int:
         due = [i for i, lane in enumerate(self._lanes) if not lane.is_open and i not in self._envs.resetting]
         if not due:
-            return
+            return 0
         for i in due if self._envs.can_reset_one else range(len(self._lanes)):
             self._lanes[i].begin()
-        for i, start in self._envs.reset(due).items():
+        starts = self._envs.reset(due)
+        for i, start in starts.items():
             self._collect_start(i, start)
+        return len(starts)
 
     def _step_lanes(self) -> None:
         resetting = self._envs.resetting
@@ -200,14 +211,6 @@ class VectorWorker(FedWorker):
             self.buffer.record_episode(replace(record, policy_version=self.policy_version))
         self._tester.buffer.clear()
 
-    def run_episodes(
-        self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
-    ) -> None:
-        """Runs `nb_episodes` times `run_episode`."""
-        while nb_episodes > 0:
-            self.run_episode(max_samples_per_episode, train=train)
-            nb_episodes -= 1
-
     def _make_tester(self) -> RolloutWorker:
         if self._test_env_cls is None:
             raise ValueError(
@@ -246,33 +249,19 @@ class VectorWorker(FedWorker):
             verbose: Whether to log each one.
             expert: Whether to keep the policy and drop those that arrive, without test episodes.
         """
-        tests = test_episode_interval > 0 and not expert and not self._rules.crc_debug
-        episodes, next_test = 0, 0
-        while episodes < nb_episodes:
-            if tests and episodes >= next_test:
+        tests = self._test_interval(0 if expert else test_episode_interval)
+        while nb_episodes > 0:
+            if tests.is_due():
                 self.run_episode()
-                next_test = (episodes // test_episode_interval + 1) * test_episode_interval
-            episodes += self._collect_until_an_end(verbose)
-            self.send_and_clear_buffer()
+            _, n_episodes = self._collect_and_send(np.inf, end_episodes=True, verbose=verbose)
+            tests.tick(n_episodes)
+            nb_episodes -= n_episodes
             if expert:
                 self.ignore_actor_weights()
             else:
                 self.update_actor_weights(verbose=verbose)
 
-    def _collect_until_an_end(self, verbose: bool) -> int:
-        """Collects until episodes end; returns how many."""
-        before = len(self.buffer.episodes)
-        while len(self.buffer.episodes) == before:
-            self.collect_steps(1)
-        ended = self.buffer.episodes[before:]
-        for record in ended if verbose else ():
-            logger.info("%s: %s", record.worker, record)
-        return len(ended)
-
-    # The line to the trainer.
-
-    def close(self) -> None:
-        """Closes the environments; samples not sent stay in `buffer`."""
+    def _close_envs(self) -> None:
         self.env.close()
         if self._tester is not None:
             self._tester.close()

@@ -18,10 +18,11 @@ import numpy as np
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.envs import measure_of, single_env
+from tmrl.fed_worker import FedWorker
 from tmrl.frames import stacked_space
 from tmrl.history import History
 from tmrl.lane import Lane, SampleRules, checked_limit, worker_name
-from tmrl.policy_feed import FedWorker, PolicyFeed, check_has_line
+from tmrl.policy_feed import PolicyFeed, check_has_line
 from tmrl.policy_files import PolicyFiles
 from tmrl.sink import Sink
 from tmrl.stamping import owned
@@ -116,11 +117,6 @@ class RolloutWorker(FedWorker):
         return self._files.newest
 
     @property
-    def crc_debug(self) -> bool:
-        """Whether samples carry the checksums of their transitions."""
-        return self._rules.crc_debug
-
-    @property
     def obs_preprocessor(self) -> Callable[[Any], Any] | None:
         """What is applied to every observation first."""
         return self._rules.obs_preprocessor
@@ -207,26 +203,35 @@ class RolloutWorker(FedWorker):
         limit = self._limit(max_samples)
         self.reset(collect_samples=True)
         while self.is_episode_open:
-            self._collect_next(limit)
+            self._collect_step(limit)
 
-    def collect_steps(self, nb_steps: int) -> None:
+    def collect_steps(self, nb_steps: int) -> int:
         """Collects steps, going on with the open episode; where one ends the next begins.
 
         Args:
             nb_steps: Steps of the environment; resets are not counted.
+
+        Returns:
+            How many samples they made, with the resets.
         """
+        n_resets = 0
         for _ in range(nb_steps):
             if not self.is_episode_open:
-                self.reset(collect_samples=True)
-            self._collect_next(self.max_samples_per_episode)
+                n_resets += self._collect_next()
+            self._collect_next()
+        return nb_steps + n_resets
 
-    def _collect_next(self, limit: float) -> None:
+    def _collect_next(self) -> int:
         """Collects one sample: a step of the open episode, or a reset if none is open."""
         if self.is_episode_open:
-            is_last = self._lane.episode_step + 1 >= limit
-            self.step(self._lane.obs, test=False, collect_samples=True, last_step=is_last)
+            self._collect_step(self.max_samples_per_episode)
         else:
             self.reset(collect_samples=True)
+        return 1
+
+    def _collect_step(self, limit: float) -> None:
+        is_last = self._lane.episode_step + 1 >= limit
+        self.step(self._lane.obs, test=False, collect_samples=True, last_step=is_last)
 
     def run_episode(self, max_samples: float | None = None, train: bool = False) -> None:
         """Runs one episode without collecting it and notes its return and length as a test's.
@@ -241,14 +246,6 @@ class RolloutWorker(FedWorker):
         while not (terminated or truncated) and self._lane.episode_step < limit:
             obs, _, terminated, truncated, _ = self.step(obs, test=not train, collect_samples=False)
         self.buffer.record_episode(self._lane.record(self.policy_version, is_test=True))
-
-    def run_episodes(
-        self, max_samples_per_episode: float | None = None, nb_episodes: float = np.inf, train: bool = False
-    ) -> None:
-        """Runs `nb_episodes` times `run_episode`."""
-        while nb_episodes > 0:
-            self.run_episode(max_samples_per_episode, train=train)
-            nb_episodes -= 1
 
     def _limit(self, max_samples: float | None) -> float:
         if max_samples is None:
@@ -273,81 +270,20 @@ class RolloutWorker(FedWorker):
             verbose: Whether to log each one.
             expert: Whether to keep the policy and drop those that arrive, without test episodes.
         """
-        episode = 0
-        while episode < nb_episodes:
-            if not expert:
-                self._test_if_due(episode, test_episode_interval)
+        tests = self._test_interval(0 if expert else test_episode_interval)
+        while nb_episodes > 0:
+            if tests.is_due():
+                self.run_episode()
+            before = len(self.buffer.episodes)
             self.collect_train_episode()
-            self._log_episode(verbose)
+            self._log_episodes(before, verbose)
             self.send_and_clear_buffer()
             if expert:
                 self.ignore_actor_weights()
             else:
                 self.update_actor_weights(verbose=verbose)
-            episode += 1
-
-    def run_synchronous(
-        self,
-        test_episode_interval: int = 0,
-        nb_steps: float = np.inf,
-        initial_steps: int = 1,
-        max_steps_per_update: float = np.inf,
-        end_episodes: bool = True,
-        verbose: bool = False,
-    ) -> None:
-        """Collects in step with the trainer: so many samples for each policy it sends, and no more.
-
-        Whatever was collected is sent before the worker waits.
-
-        Args:
-            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
-                none with `crc_debug`.
-            nb_steps: Samples to collect after the initial ones; resets count.
-            initial_steps: Samples to collect before the first wait; resets count.
-            max_steps_per_update: Samples per policy beyond which the worker waits for the next.
-            end_episodes: Whether to wait between episodes only, and not after any step.
-            verbose: Whether to log each episode and policy.
-
-        Raises:
-            StalledError: No policy came for `wait_limit_s`.
-        """
-        samples, episode = 0, 0
-        while samples < initial_steps:
-            samples += self._collect_and_send(initial_steps - samples, end_episodes, verbose)
-        policies = self._await_policies(samples, 1, max_steps_per_update, verbose)
-        samples = 0
-        while samples < nb_steps:
-            if not self.is_episode_open:
-                self._test_if_due(episode, test_episode_interval)
-                episode += 1
-            budget = min(nb_steps, np.floor(max_steps_per_update * policies)) - samples
-            samples += self._collect_and_send(budget, end_episodes, verbose)
-            policies = self._await_policies(samples, policies, max_steps_per_update, verbose)
-
-    def _collect_and_send(self, budget: float, end_episodes: bool, verbose: bool) -> int:
-        """Collects up to the end of the episode, or of the budget unless `end_episodes`; returns how many."""
-        count = 0
-        while not count or (self.is_episode_open and (end_episodes or count < budget)):
-            self._collect_next(self.max_samples_per_episode)
-            count += 1
-        self._log_episode(verbose)
-        self.send_and_clear_buffer()
-        return count
-
-    def _await_policies(self, samples: int, policies: int, max_per_policy: float, verbose: bool) -> int:
-        """Takes policies until the samples sent are not too many for them; returns how many there were."""
-        policies += self.update_actor_weights(verbose=verbose)
-        while (samples + 1) / policies > max_per_policy:
-            policies += self.update_actor_weights(verbose=verbose, blocking=True)
-        return policies
-
-    def _test_if_due(self, episode: int, interval: int) -> None:
-        if interval > 0 and episode % interval == 0 and not self.crc_debug:
-            self.run_episode()
-
-    def _log_episode(self, verbose: bool) -> None:
-        if verbose and self.buffer.episodes:
-            logger.info("%s: %s", self.worker_id, self.buffer.episodes[-1])
+            tests.tick(1)
+            nb_episodes -= 1
 
     def run_env_benchmark(self, nb_steps: int, test: bool = False, verbose: bool = True) -> Mapping[str, Any]:
         """Steps a real-time environment and returns its own measurements.
@@ -372,8 +308,5 @@ class RolloutWorker(FedWorker):
             logger.info("%s: %s", self.worker_id, result)
         return result
 
-    # The line to the trainer.
-
-    def close(self) -> None:
-        """Closes the environment; samples not sent stay in `buffer`."""
+    def _close_envs(self) -> None:
         self.env.close()

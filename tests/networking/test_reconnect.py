@@ -284,6 +284,7 @@ def test_a_worker_that_was_refused_lets_go_of_its_outbox_and_its_environment(tmp
         place = {"server_port": server.port, "worker_id": "a", "outbox": tmp_path, "close_s": 0.0}
         worker = RolloutWorker(CountingEnv, CountingActor, **place)
         worker.sink._give_up(RefusedError("it was revoked"))
+        worker.collect_steps(1)
         with pytest.raises(RefusedError, match="it was revoked"):
             worker.close()
         outbox_of("a", tmp_path).close()

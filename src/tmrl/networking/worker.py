@@ -1,7 +1,7 @@
 """RolloutWorker, as documented: the worker of `tmrl.worker`, which makes its own line to the server."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,10 +152,6 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
             raise
 
     def close(self) -> None:
-        """Sends what was collected, waits a little for it to be safe, hangs up and closes the environment."""
-        try:
-            if self._own_line is not None:
-                with closing(self._own_line):
-                    self.send_and_clear_buffer()
-        finally:
+        """Sends what is left, closes the environment, waits a little for samples to be safe, and hangs up."""
+        with nullcontext() if self._own_line is None else closing(self._own_line):
             super().close()

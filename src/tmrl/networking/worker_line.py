@@ -77,7 +77,7 @@ class WorkerLine:
         self._changed = threading.Condition()
         self._policy: Policy | None = None
         self._heard: tuple[int, int] = (0, 0)
-        self._taken_version = 0
+        self._taken: tuple[int, int] = (0, 0)
         self._heard_at: float | None = None
         self._wake = asyncio.Event()
         self._tasks = [
@@ -143,12 +143,12 @@ class WorkerLine:
         with self._changed:
             policy, self._policy = self._policy, None
             if policy is None:
-                return Received(0, None, self._taken_version)
-            # A server that lost its spool counts anew.
-            count = max(1, policy.version - self._taken_version) if self._taken_version else 1
-            self._taken_version = policy.version
+                return Received(0, None, self._taken[0])
+            (version, digest), self._taken = self._taken, (policy.version, policy.digest)
+        # A server that lost its spool counts anew.
+        count = max(1, policy.version - version) if version else 1
         loaded = None if actor is None else load_policy(actor, policy.body)
-        return Received(count, loaded, policy.version)
+        return Received(count, loaded, policy.version, is_again=policy.digest == digest)
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until all that was sent is durable at the other end; returns whether it is."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
+from tmrl.interval import Interval
 from tmrl.sink import Received
 from tmrl.vector_worker import VectorWorker
 from tmrl.worker import RolloutWorker
@@ -137,8 +138,8 @@ class WorkerSource:
         self.worker = worker
         self._line = worker.sink = InProcessLine()
         self._steps_per_retrieval = steps_per_retrieval
-        self._step_clock = _Interval(test_interval_steps)
-        self._episode_clock = _Interval(test_interval_episodes)
+        self._step_clock = Interval(test_interval_steps)
+        self._episode_clock = Interval(test_interval_episodes)
         self._test_episodes = test_episodes
 
     def retrieve_buffer(self) -> Buffer:
@@ -172,20 +173,3 @@ class WorkerSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Interval:
-    """Counts ticks; due once for every `length` of them, never if that is 0."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._ticks = 0
-
-    def tick(self, count: int) -> None:
-        self._ticks += count
-
-    def is_due(self) -> bool:
-        is_due = 0 < self._length <= self._ticks
-        if is_due:
-            self._ticks %= self._length
-        return is_due
