@@ -9,48 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dummies import CountingAgent, CountingEnv, ListMemory
+from dummies import CountingEnv, ListMemory
 from networking.numbered import until
-from tmrl.actor import ActorModule
+from networking.plain import CarefulEnv, PlainActor, PlainAgent
 from tmrl.errors import StalledError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import RolloutWorker, Server, Trainer
 from tmrl.training import TrainingOffline
-
-
-class PlainActor(ActorModule):
-    """A policy of one number, which it saves itself; it acts with it."""
-
-    def __init__(self, observation_space=None, action_space=None):
-        super().__init__(observation_space, action_space)
-        self.value = 0.0
-
-    def act(self, obs, test=False):
-        return np.full(1, self.value, np.float32)
-
-    def save(self, path):
-        np.array([self.value]).tofile(path)
-
-    def load(self, path, device):
-        actor = type(self)(self.observation_space, self.action_space)
-        (actor.value,) = np.fromfile(path)
-        return actor
-
-
-class PlainAgent(CountingAgent):
-    """Its policy acts with the number of its training steps."""
-
-    def get_actor(self):
-        actor = PlainActor()
-        actor.value = float(len(self.batches))
-        return actor
-
-
-class CarefulEnv(CountingEnv):
-    """Leaves the actions that it gets as they are."""
-
-    def step(self, action):
-        return super().step(np.array(action))
 
 
 @pytest.fixture

@@ -135,6 +135,30 @@ def test_a_loop_that_waits_long_says_for_what(monkeypatch: Any, caplog: Any) -> 
     assert "on 2 more samples, for start_training=5" in caplog.text
 
 
+def test_a_loop_that_waits_in_silence_sends_its_policy_again(monkeypatch: Any) -> None:
+    """A worker in step may be waiting for one, and neither would ever go on."""
+    monkeypatch.setattr(offline_module, "CALL_AFTER_S", 0.0)
+    source = Script([1, 0, 0, 3, 9])
+    make(source, steps=1, start_training=4).run_epoch(source)
+    silence = ["retrieve 0", "broadcast 0"] * 2
+    assert source.events == ["retrieve 1", *silence, "retrieve 3", "draw", "retrieve 9", "train"]
+
+
+def test_a_loop_that_waits_does_not_send_its_policy_at_once() -> None:
+    source = Script([1, 0, 0, 3, 9])
+    make(source, steps=1, start_training=4).run_epoch(source)
+    assert not [event for event in source.events if event.startswith("broadcast")]
+
+
+def test_pauses_between_two_calls_grow(monkeypatch: Any) -> None:
+    now = 0
+    monkeypatch.setattr(offline_module.time, "monotonic", lambda: now)
+    silence, called_at = offline_module._Silence(), []
+    for now in range(200):
+        called_at += [now] * silence.is_long()
+    assert called_at == [2, 6, 14, 30, 62, 122, 182]
+
+
 def test_updates_stay_bounded_by_samples_over_rounds_and_epochs() -> None:
     """B58: no burst, also where a stored run goes on."""
     source = Script([4] * 99)

@@ -26,6 +26,11 @@ from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
 
+CALL_AFTER_S = 2.0
+"""Seconds without a sample after which a loop that waits for some sends its policy again."""
+MAX_CALL_PAUSE_S = 60.0
+"""Between two such calls, if still none comes."""
+
 
 @dataclass(eq=False)
 class TrainingOffline:
@@ -201,14 +206,22 @@ class TrainingOffline:
                 self.total_samples += len(parcel)
 
     def check_ratio(self, interface: SampleSource) -> None:
-        """Waits until enough samples arrived for one more training step."""
-        wait = Wait("a training step")
+        """Waits until enough samples arrived for one more training step.
+
+        While none arrive it sends the policy again, after two seconds and then after pauses that double: a
+        worker in step with the trainer may be waiting for one itself; see `RolloutWorker.run_synchronous`.
+        """
+        wait, silence = Wait("a training step"), _Silence()
         while not self._may_train():
             before = self.total_samples
             self.update_buffer(interface)
-            if self.total_samples == before:
-                time.sleep(self.sleep_between_buffer_retrieval_attempts)
-                wait.check(self._missing)
+            if self.total_samples > before:
+                silence = _Silence()
+                continue
+            if silence.is_long():
+                interface.broadcast_model(self.agent.get_actor())
+            time.sleep(self.sleep_between_buffer_retrieval_attempts)
+            wait.check(self._missing)
 
     def _may_train(self) -> bool:
         return bool(len(self.memory)) and self.rate_limit.may_train(self.total_updates, self.total_samples)
@@ -227,6 +240,21 @@ class TorchTrainingOffline(TrainingOffline):
 
         self.device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         super().__post_init__()
+
+
+class _Silence:
+    """Is long after a while, and then again after a longer one."""
+
+    def __init__(self) -> None:
+        self._pause_s = CALL_AFTER_S
+        self._since = time.monotonic()
+
+    def is_long(self) -> bool:
+        """Whether it is time to break it."""
+        is_long = time.monotonic() - self._since >= self._pause_s
+        if is_long:
+            self._since, self._pause_s = time.monotonic(), min(2 * self._pause_s, MAX_CALL_PAUSE_S)
+        return is_long
 
 
 def _takes_priorities(memory: Any) -> bool:
