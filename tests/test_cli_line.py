@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from lanes import lanes_of
+from networking.numbered import until
+from tmrl.buffer import Buffer
+from tmrl.memory import ReplayMemory
 from tmrl.networking import Server
+from tmrl.networking.trainer_line import TrainerLine
 from tmrl.runs import crew
+from tmrl.runs.environments import make_env
 from tmrl.runs.line_settings import Address
+from tmrl.runs.recipe import make_actor
+from tmrl.vector_env import single_spaces
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16", "--target-return", "-1e6")
 
@@ -99,6 +107,24 @@ def test_a_run_starts_workers_of_its_own_and_leaves_none_behind(call, crews):
     assert sorted(path.name for path in Path().iterdir()) == ["runs"], "their outboxes are in memory"
 
 
+def test_each_process_of_a_run_may_step_several_environments(call, crews):
+    """B10, B59: and no two of them the same."""
+    lanes = ("--workers", "2", "--num-envs", "3")
+    code, _, err = call("train", *lanes, "--crc-debug", *SHORT, "--name", "one")
+    assert code == 0, err
+    summary = summary_of("one")
+    assert summary["updates"] == 70
+    assert summary["memory"]["crc_checked"] == summary["memory"]["draws"] == 70 * 16
+    streams = ReplayMemory.load("runs/one/checkpoint").stats().workers
+    assert set(streams) == {f"local-{i}/{lane}" for i in range(2) for lane in range(3)}
+    assert [seed_of(process) for process in crews] == ["0", "4"]
+    assert refuses_connections(int(crews[0].args[crews[0].args.index("--server") + 1].partition(":")[2]))
+
+
+def seed_of(process):
+    return process.args[process.args.index("--seed") + 1]
+
+
 @pytest.mark.parametrize("is_secure", [False, True], ids=["loopback", "credentials"])
 def test_server_worker_and_trainer_are_three_commands(call, spawn, is_secure):
     port, of_server, of_worker, of_trainer = free_port(), [], [], []
@@ -106,7 +132,8 @@ def test_server_worker_and_trainer_are_three_commands(call, spawn, is_secure):
         assert call("credentials", "init", "line", "--host", "127.0.0.1", "--port", port)[0] == 0
         assert call("credentials", "worker", "line", "robot-1")[0] == 0
         of_server = ["--credentials", "line"]
-        of_worker, of_trainer = ["--credential", "line/robot-1.json"], ["--credential", "line/trainer.json"]
+        of_worker = ["--credential", "line/robot-1.json", "--num-envs", "2"]
+        of_trainer = ["--credential", "line/trainer.json"]
     else:
         of_worker, of_trainer = (
             ["--server", f"127.0.0.1:{port}", "--name", "robot-1"],
@@ -118,7 +145,8 @@ def test_server_worker_and_trainer_are_three_commands(call, spawn, is_secure):
         == f"listening at 127.0.0.1:{port}, samples are kept in spool; Ctrl-C ends it\n"
     )
     worker = spawn("worker", *of_worker, "--send-interval-s", "0.1")
-    assert worker.stdout.readline() == "robot-1 acts in Pendulum-v1; Ctrl-C ends it\n"
+    envs = "2 environments Pendulum-v1" if is_secure else "Pendulum-v1"
+    assert worker.stdout.readline() == f"robot-1 acts in {envs}; Ctrl-C ends it\n"
     code, _, err = call("trainer", *of_trainer, *SHORT, "--name", "one")
     assert code == 0, err
     assert summary_of("one")["updates"] == 70
@@ -154,6 +182,51 @@ def test_a_worker_ends_after_its_steps_and_all_of_them_are_with_the_server(call,
     (worker,) = server.report()["workers"]
     assert worker["samples"] in {60, 61}
     assert server.report()["spool"]["parcels"] == 1
+
+
+@pytest.mark.parametrize("pace", [(), ("--initial-steps", 100)], ids=["freely", "in step"])
+def test_a_worker_steps_several_environments_on_one_line(call, server, pace, caplog):
+    """As ever: so many samples, of all of them, and test episodes, here beside them."""
+    in_step = (*pace, "--steps-per-policy", 1000) if pace else ()
+    arguments = ("worker", "--name", "w", "--num-envs", 3, "--seed", 5, "--test-interval", 1)
+    with TrainerLine(server.loopback) as trainer:
+        trainer.broadcast_model(make_actor("sac", *single_spaces(make_env("Pendulum-v1"))))
+        code, out, err = call(*arguments, "--steps", 120, *in_step, "--server", f"127.0.0.1:{server.port}")
+        assert (code, err) == (0, "")
+        assert out == "w acts in 3 environments Pendulum-v1; Ctrl-C ends it\n"
+        (worker,) = server.report()["workers"]
+        assert 120 <= worker["samples"] - (102 if pace else 0) < 126
+        buffer = retrieved(trainer, worker["samples"])
+    lanes = lanes_of(buffer.memory)
+    assert sorted(lanes) == ["w/0", "w/1", "w/2"]
+    assert [sample.stamp.step for sample in lanes["w/2"]] == list(range(worker["samples"] // 3))
+    assert len({tuple(lane[0][1]) for lane in lanes.values()}) == 3, "with seeds of their own"
+    assert [(record.worker, record.is_test) for record in buffer.episodes] == [("w", True)]
+    assert not caplog.text
+
+
+def retrieved(trainer, n_samples):
+    buffer = Buffer()
+
+    def have_come():
+        nonlocal buffer
+        buffer += trainer.retrieve_buffer()
+        return len(buffer) >= n_samples
+
+    until(have_come)
+    return buffer
+
+
+def test_ctrl_c_sends_what_several_environments_have_made(spawn, server):
+    worker = spawn(
+        *("worker", "--name", "w", "--num-envs", 2, "--server", f"127.0.0.1:{server.port}"),
+        *("--send-interval-s", 3600),
+    )
+    assert worker.stdout.readline() == "w acts in 2 environments Pendulum-v1; Ctrl-C ends it\n"
+    until(lambda: server.report()["workers"])
+    assert ended(worker) == (0, "", "")
+    (report,) = server.report()["workers"]
+    assert report["samples"] >= 4
 
 
 def test_samples_that_no_server_took_are_told_and_sent_by_the_next_worker_of_that_name(call, server, caplog):
@@ -219,6 +292,7 @@ WRONG = [
     ("worker --credential none.json", 1, "none.json is missing; copy it again"),
     ("worker --name a/b", 2, "a worker's name must be 1 to 64 of A-Z a-z 0-9 . _ -, got 'a/b'"),
     ("worker --env None-v0", 2, "--env must be the id of a Gymnasium environment, got 'None-v0'"),
+    ("worker --num-envs 0", 2, "--num-envs must be at least 1, got 0"),
     ("worker --steps 0", 2, "--steps must be at least 1, got 0"),
     ("worker --test-interval -1", 2, "--test-interval must be at least 0, got -1"),
     ("worker --send-interval-s 0", 2, "--send-interval-s must be above 0, got 0"),
@@ -231,9 +305,9 @@ WRONG = [
     ),
     ("train --workers -1", 2, "--workers must be at least 0, got -1"),
     (
-        "train --workers 2 --num-envs 2",
+        "train --serve --num-envs 2",
         2,
-        "--num-envs steps environments in this process, got it with --workers",
+        "--num-envs is for environments that this run steps itself, got it with --serve; give it to `tmrl w",
     ),
     ("train --serve --host 0.0.0.0", 2, "needs credentials, got none for 0.0.0.0"),
     ("train --serve --port 0", 2, "--port must be from 1 to 65535, got 0"),

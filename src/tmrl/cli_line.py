@@ -26,14 +26,15 @@ def server(settings: Annotated[ServerSettings, tyro.conf.arg(name="")]) -> int:
 def worker(settings: Annotated[WorkerSettings, tyro.conf.arg(name="")]) -> int:
     """Act in an environment, send every sample to a server, and take its policies."""
     from tmrl.errors import TmrlError
-    from tmrl.runs.serving import make_worker, work
+    from tmrl.runs.serving import connected_worker, work
 
     _log_warnings()
     with wrong_calls_told():
-        worker = make_worker(settings)
-    say(f"{worker.worker_id} acts in {settings.env}; Ctrl-C ends it")
+        worker, line = connected_worker(settings)
+    envs = f"{settings.num_envs} environments {settings.env}" if settings.num_envs > 1 else settings.env
+    say(f"{worker.worker_id} acts in {envs}; Ctrl-C ends it")
     try:
-        work(worker, settings)
+        work(worker, line, settings)
     except TmrlError as error:
         tell(str(error))
         return FAILED

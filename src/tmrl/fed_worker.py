@@ -56,6 +56,11 @@ class FedWorker(ABC):
     _rules: SampleRules
 
     @property
+    def worker_id(self) -> str:
+        """The worker's name."""
+        return self._feed.worker_id
+
+    @property
     @abstractmethod
     def num_envs(self) -> int:
         """How many environments it steps."""

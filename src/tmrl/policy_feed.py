@@ -38,6 +38,7 @@ class PolicyFeed:
         wait_limit_s: Longest wait for a policy.
 
     Attributes:
+        worker_id: As given.
         actor: The policy, replaced when a new one arrives.
         device: As given.
         sink: As given; may be set later.
@@ -59,7 +60,7 @@ class PolicyFeed:
         self.sink = sink
         self.version = 0
         self.is_again = False
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._files = files
         self._wait_limit_s = wait_limit_s
 
@@ -78,7 +79,7 @@ class PolicyFeed:
         self.version = version
         self._files.write(self.actor, count)
         if verbose:
-            logger.info("%s: took policy %d", self._worker_id, self.version)
+            logger.info("%s: took policy %d", self.worker_id, self.version)
         return count
 
     def ignore(self) -> int:
@@ -94,7 +95,7 @@ class PolicyFeed:
         received = self.sink.receive(self._wait_limit_s if blocking else 0.0, actor)
         if blocking and not received.n_policies:
             raise StalledError(
-                f"worker {self._worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
+                f"worker {self.worker_id!r} has awaited a policy from {self.sink.peer} since {since:%X}, "
                 f"more than wait_limit_s={self._wait_limit_s:g}; {self.version} came before; "
                 "see whether the trainer runs, or raise the limit"
             )

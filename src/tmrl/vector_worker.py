@@ -85,7 +85,7 @@ class VectorWorker(FedWorker):
             sample_compressor, obs_preprocessor, crc_debug, crc_samples, source, frame_stack, history
         )
         self.max_samples_per_episode = checked_limit("max_samples_per_episode", max_samples_per_episode)
-        self.worker_id = worker_name(worker_id)
+        name = worker_name(worker_id)
         self.buffer = Buffer()
         files = PolicyFiles(model_path, model_path_history, model_history, allow_pickle)
         self.env = env_cls()
@@ -95,13 +95,13 @@ class VectorWorker(FedWorker):
                 f"max_samples_per_episode resets single lanes, which {self.env} cannot, got "
                 f"{max_samples_per_episode}; limit the episodes in the environment"
             )
-        self._lanes = [Lane(f"{self.worker_id}/{i}", self._rules) for i in range(len(self._envs))]
+        self._lanes = [Lane(f"{name}/{i}", self._rules) for i in range(len(self._envs))]
         self._acts: list[Any] = [None] * len(self._lanes)
         observation_space, action_space = single_spaces(self.env)
         actor = actor_module_cls(
             observation_space=stacked_space(observation_space, frame_stack), action_space=action_space
         )
-        self._feed = PolicyFeed(self.worker_id, actor, device, files, sink, wait_limit_s)
+        self._feed = PolicyFeed(name, actor, device, files, sink, wait_limit_s)
         self._test_env_cls = test_env_cls
         self._test_seed = None if seed is None else seed + len(self._lanes)
         self._tester: RolloutWorker | None = None

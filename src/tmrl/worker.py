@@ -103,13 +103,8 @@ class RolloutWorker(FedWorker):
             observation_space=stacked_space(self.env.observation_space, frame_stack),
             action_space=self.env.action_space,
         )
-        self._feed = PolicyFeed(self.worker_id, actor, device, self._files, sink, wait_limit_s)
+        self._feed = PolicyFeed(self._lane.name, actor, device, self._files, sink, wait_limit_s)
         self._seed = seed
-
-    @property
-    def worker_id(self) -> str:
-        """The worker's name."""
-        return self._lane.name
 
     @property
     def model_path(self) -> Path | None:

@@ -15,8 +15,30 @@ if TYPE_CHECKING:
     from tmrl.networking.credentials import ClientCredential
 
 OUTBOX_BYTES = 10**9
+OUTBOX = "outbox"
+"""Folder of the outboxes of workers that have a name of their own."""
 RAM: Literal["ram"] = "ram"
 """Stands for an outbox that ends with its process."""
+
+
+def credential_of(given: "str | Path | ClientCredential") -> "ClientCredential":
+    """What the file of a credential says; if it expires soon, the log says so.
+
+    Raises:
+        CredentialError: The file cannot be used.
+    """
+    if not isinstance(given, str | Path):
+        return given
+    from tmrl.networking.credentials import ClientCredential, remark_expiry
+
+    credential = ClientCredential.read(Path(given))
+    remark_expiry(credential.cert_pem)
+    return credential
+
+
+def outbox_place(name: str | None, given: str | Path | None = None) -> str | Path:
+    """Where the outbox of a worker is: as given, else `ram` if the worker has no name to find it again by."""
+    return given or (RAM if name is None else OUTBOX)
 
 
 def dialer_of(
@@ -30,13 +52,9 @@ def dialer_of(
     """
     from tmrl.networking.grpc_transport import GrpcDialer
 
-    if isinstance(credential, str | Path):
-        from tmrl.networking.credentials import ClientCredential, remark_expiry
-
-        credential = ClientCredential.read(Path(credential))
-        remark_expiry(credential.cert_pem)
     if credential is None:
         return GrpcDialer(server_ip or "127.0.0.1", server_port or DEFAULT_PORT)
+    credential = credential_of(credential)
     return GrpcDialer(server_ip or credential.host, server_port or credential.port, credential)
 
 

@@ -17,9 +17,6 @@ from tmrl.sink import Sink
 if TYPE_CHECKING:
     from tmrl.networking.credentials import ClientCredential
 
-OUTBOX = "outbox"
-"""Folder of the outboxes of workers that have a name of their own."""
-
 
 class RolloutWorker(tmrl.worker.RolloutWorker):
     """Acts in an environment, sends its samples to a server, and takes the policies that come from there.
@@ -102,12 +99,11 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
             keys_dir=keys_dir,
             hostname=hostname,
         )
-        if isinstance(credential, str | Path):
-            from tmrl.networking.credentials import ClientCredential
+        if credential is not None:
+            from tmrl.networking.connecting import credential_of
 
-            credential = ClientCredential.read(Path(credential))
-        if credential is not None and worker_id is None:
-            worker_id = credential.name
+            credential = credential_of(credential)
+            worker_id = credential.name if worker_id is None else worker_id
         super().__init__(
             env_cls,
             actor_module_cls,
@@ -132,7 +128,7 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
         self.sink, self._own_line = sink, None
         if sink is not None or standalone:
             return
-        from tmrl.networking.connecting import RAM, connect_worker
+        from tmrl.networking.connecting import connect_worker, outbox_place
 
         try:
             self.sink = self._own_line = connect_worker(
@@ -140,7 +136,7 @@ class RolloutWorker(tmrl.worker.RolloutWorker):
                 server_ip,
                 server_port,
                 credential,
-                outbox or (RAM if worker_id is None else OUTBOX),
+                outbox_place(worker_id, outbox),
                 outbox_bytes,
                 when_full,
                 compress,

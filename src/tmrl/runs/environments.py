@@ -1,4 +1,4 @@
-"""The environments of a run, by name, and the worker that steps them in this process."""
+"""The environments of a run, by name, and the worker that steps them."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tmrl.envs import AtariEnv, GenericGymEnv
 from tmrl.runs.recipe import make_actor
-from tmrl.runs.settings import ATARI, TrainSettings
+from tmrl.runs.settings import ATARI
 from tmrl.vector_worker import VectorWorker
 from tmrl.worker import RolloutWorker
 
@@ -37,30 +37,24 @@ def make_env(env_id: str, is_test: bool = False) -> gymnasium.Env[Any, Any]:
         ) from error
 
 
-def make_worker(settings: TrainSettings, seed: int) -> RolloutWorker | VectorWorker:
-    """Makes the worker of a run, for one environment or for several.
+def make_worker(env_id: str, num_envs: int, agent: str, **options: Any) -> RolloutWorker | VectorWorker:
+    """Makes a worker without a line, for one environment or for several side by side.
 
     Args:
-        settings: Of the run.
-        seed: Of the first environment; the others have the numbers after it.
+        env_id: Id of the environment.
+        num_envs: How many of it.
+        agent: Whose policy acts.
+        options: Further arguments of the worker.
 
     Raises:
         ValueError: The environment, or a space of it, does not suit.
     """
-    env_cls = partial(make_env, settings.env)
-    options: dict[str, Any] = {
-        "standalone": True,
-        "crc_debug": settings.crc_debug,
-        "worker_id": "local",
-        "seed": seed,
-        "frame_stack": settings.stack,
-    }
-    actor_cls = partial(make_actor, settings.agent)
-    if settings.num_envs == 1:
-        return RolloutWorker(env_cls, actor_cls, **options)
+    env_cls, actor_cls = partial(make_env, env_id), partial(make_actor, agent)
+    if num_envs == 1:
+        return RolloutWorker(env_cls, actor_cls, standalone=True, **options)
 
     def make_envs() -> "SyncVectorEnv[Any, Any]":  # no generic class in Gymnasium 1.1
         # Each call steps each environment, and final observations are copied before the reset.
-        return SyncVectorEnv([env_cls] * settings.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        return SyncVectorEnv([env_cls] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
-    return VectorWorker(make_envs, actor_cls, test_env_cls=env_cls, **options)
+    return VectorWorker(make_envs, actor_cls, standalone=True, test_env_cls=env_cls, **options)

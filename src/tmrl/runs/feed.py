@@ -27,8 +27,7 @@ from tmrl.training import SampleSource, WorkerSource
 from tmrl.vector_env import single_spaces
 
 STEPS_PER_EXCHANGE = 50
-"""Steps between two exchanges of samples and policies between workers and the loop, or a few more: whole
-steps of all environments."""
+"""Steps between two exchanges of samples and policies between workers and the loop, or a few more."""
 STEPS_PER_TEST = 1000
 EPISODES_PER_TEST = 5
 STEPS_PER_ATARI_TEST = 25_000
@@ -81,14 +80,28 @@ def make_feed(settings: TrainSettings, seed: int) -> Feed:
     return _Here(settings, seed)
 
 
+def steps_per_exchange(settings: TrainSettings) -> int:
+    """Steps between two exchanges of samples and policies: whole steps of all environments."""
+    n_envs = max(1, settings.workers) * settings.num_envs
+    return math.ceil(STEPS_PER_EXCHANGE / n_envs) * n_envs
+
+
 class _Here:
     """A worker in this process."""
 
     def __init__(self, settings: TrainSettings, seed: int) -> None:
         self._settings = settings
-        self.worker = make_worker(settings, seed)
+        self.worker = make_worker(
+            settings.env,
+            settings.num_envs,
+            settings.agent,
+            crc_debug=settings.crc_debug,
+            worker_id="local",
+            seed=seed,
+            frame_stack=settings.stack,
+        )
         self.spaces = single_spaces(self.worker.env)
-        self.steps_per_exchange = math.ceil(STEPS_PER_EXCHANGE / settings.num_envs) * settings.num_envs
+        self.steps_per_exchange = steps_per_exchange(settings)
 
     def open(self, folder: Path) -> OpenSource:  # noqa: ARG002 - it writes nothing
         return WorkerSource(
@@ -102,11 +115,10 @@ class _Here:
 class _FromAfar:
     """Workers in processes of their own."""
 
-    steps_per_exchange = STEPS_PER_EXCHANGE
-
     def __init__(self, settings: TrainSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
+        self.steps_per_exchange = steps_per_exchange(settings)
         self._dialer = None if settings.workers else dialer_to(settings)
         env = make_env(settings.env)
         self.spaces = env.observation_space, env.action_space
@@ -147,23 +159,26 @@ def dialer_to(settings: TrainSettings) -> Dialer:
 
 def worker_commands(settings: TrainSettings, address: str, seed: int) -> list[list[str]]:
     """The commands of the worker processes of a run; the first of them tests the policy, too."""
-    n = settings.workers
+    n, n_envs = settings.workers, settings.num_envs
     given: dict[str, Any] = {
         "--env": settings.env,
+        "--num-envs": n_envs,
         "--agent": settings.agent,
         "--frame-stack": settings.stack,
         "--server": address,
         "--outbox": "ram",
         "--initial-steps": max(1, math.ceil(settings.warm_up / n)),
-        # A little more than the loop needs for its next policy, so that neither waits for the other for ever.
-        "--steps-per-policy": (STEPS_PER_EXCHANGE + 2 * n) / n,
+        # A little more than the loop needs for its next policy, so that it seldom waits for the slowest.
+        "--steps-per-policy": steps_per_exchange(settings) / n + 2 * n_envs,
         "--close-s": 0.0,
     }
     shared = [str(word) for pair in given.items() for word in pair]
     shared += ["--crc-debug"] if settings.crc_debug else []
     tests = ["--test-interval", str(EPISODES_BETWEEN_TESTS)]
+    # One seed more than environments: that of the environment for tests.
+    seeds = [seed + i * (n_envs + 1) for i in range(n)]
     return [
-        ["worker", *shared, "--name", f"local-{i}", "--seed", str(seed + i), *(tests if i == 0 else [])]
+        ["worker", *shared, "--name", f"local-{i}", "--seed", str(seeds[i]), *(tests if i == 0 else [])]
         for i in range(n)
     ]
 

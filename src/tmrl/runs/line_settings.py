@@ -106,12 +106,14 @@ class WorkerSettings:
     """Fields to compress losslessly on their way, such as obs."""
     agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
     """Whose policy acts; as for the trainer."""
+    num_envs: int = 1
+    """Environments to step side by side in this process; they share a line and an outbox."""
     frame_stack: int | None = None
     """Observations that the policy sees at once; as for the trainer."""
     crc_debug: bool = False
     """Take the checksums of every transition; as for the trainer."""
     steps: float = math.inf
-    """Samples to collect, resets included; by default until Ctrl-C."""
+    """Samples to collect, in all environments, resets included; by default until Ctrl-C."""
     initial_steps: int = 1
     """Samples to collect before the first wait for a policy, with --steps-per-policy."""
     steps_per_policy: float = math.inf
@@ -121,7 +123,7 @@ class WorkerSettings:
     test_interval: int = 0
     """Every how many episodes a test episode comes first; 0 for none."""
     seed: int | None = None
-    """Seed of the first reset of the environment."""
+    """Seed of the first reset of the environment; the others of --num-envs have the numbers after it."""
     wait_limit_s: float = 600.0
     """Longest wait for a policy, or for room in the outbox."""
     close_s: float = 10.0
@@ -139,7 +141,7 @@ class WorkerSettings:
         check_bytes("--outbox-size", self.outbox_size)
         if self.name is not None:
             check_name(self.name)
-        for name in ("steps", "initial_steps", "steps_per_policy"):
+        for name in ("num_envs", "steps", "initial_steps", "steps_per_policy"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.test_interval < 0:

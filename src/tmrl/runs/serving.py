@@ -3,8 +3,7 @@
 import logging
 import math
 import time
-from contextlib import suppress
-from functools import partial
+from contextlib import ExitStack, suppress
 from threading import Event
 
 from rich.console import Console
@@ -12,13 +11,15 @@ from rich.console import Console
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.errors import PolicyError
+from tmrl.fed_worker import FedWorker
+from tmrl.interval import Interval
 from tmrl.memory.size import budget_bytes
-from tmrl.networking import RolloutWorker, Server
-from tmrl.networking.connecting import RAM
-from tmrl.runs.environments import make_env
+from tmrl.networking import Server
+from tmrl.networking.connecting import RAM, connect_worker, credential_of, outbox_place
+from tmrl.networking.worker_line import WorkerLine
+from tmrl.runs.environments import make_worker
 from tmrl.runs.lifetime import follow_stdin, interruptible, terminable
 from tmrl.runs.line_settings import Address, ServerSettings, WorkerSettings
-from tmrl.runs.recipe import make_actor
 from tmrl.sink import Received, Sink
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def serve(settings: ServerSettings, console: Console) -> None:
         is_over.wait()
 
 
-def make_worker(settings: WorkerSettings) -> RolloutWorker:
-    """The worker, its line connecting in the background.
+def connected_worker(settings: WorkerSettings) -> tuple[FedWorker, WorkerLine]:
+    """The worker, and its line, which connects in the background; both are the caller's to close.
 
     Raises:
         ValueError: A setting does not suit.
@@ -64,23 +65,35 @@ def make_worker(settings: WorkerSettings) -> RolloutWorker:
     """
     settings.check()
     address = Address.read(settings.server)
-    return RolloutWorker(
-        partial(make_env, settings.env),
-        partial(make_actor, settings.agent),
-        crc_debug=settings.crc_debug,
-        server_ip=address.host,
-        server_port=address.port,
-        worker_id=settings.name,
-        seed=settings.seed,
-        wait_limit_s=settings.wait_limit_s,
-        frame_stack=settings.stack,
-        credential=settings.credential,
-        outbox=settings.outbox,
-        outbox_bytes=budget_bytes(settings.outbox_size),
-        when_full=settings.when_full,
-        compress=settings.compress,
-        close_s=settings.close_s,
-    )
+    credential = None if settings.credential is None else credential_of(settings.credential)
+    name = settings.name or (None if credential is None else credential.name)
+    with ExitStack() as opened:
+        worker = make_worker(
+            settings.env,
+            settings.num_envs,
+            settings.agent,
+            crc_debug=settings.crc_debug,
+            worker_id=name,
+            seed=settings.seed,
+            wait_limit_s=settings.wait_limit_s,
+            frame_stack=settings.stack,
+        )
+        opened.enter_context(worker)
+        line = connect_worker(
+            worker.worker_id,
+            address.host,
+            address.port,
+            credential,
+            outbox_place(name, settings.outbox),
+            budget_bytes(settings.outbox_size),
+            settings.when_full,
+            settings.compress,
+            settings.wait_limit_s,
+            settings.close_s,
+        )
+        worker.sink = KeepsPolicy(line)
+        opened.pop_all()
+        return worker, line
 
 
 class KeepsPolicy:
@@ -122,13 +135,11 @@ class KeepsPolicy:
             return received
 
 
-def work(worker: RolloutWorker, settings: WorkerSettings) -> None:
+def work(worker: FedWorker, line: WorkerLine, settings: WorkerSettings) -> None:
     """Collects until all steps are done, or until Ctrl-C; what was collected is sent before it returns."""
     if settings.until_stdin_closes:
         follow_stdin()
-    if worker.sink is not None:
-        worker.sink = KeepsPolicy(worker.sink)
-    with worker:
+    with line, worker:
         if settings.steps_per_policy < math.inf:
             _work_in_step(worker, settings)
         else:
@@ -136,7 +147,7 @@ def work(worker: RolloutWorker, settings: WorkerSettings) -> None:
                 _work_freely(worker, settings, is_over)
 
 
-def _work_in_step(worker: RolloutWorker, settings: WorkerSettings) -> None:
+def _work_in_step(worker: FedWorker, settings: WorkerSettings) -> None:
     """As fast as policies come."""
     with suppress(KeyboardInterrupt), terminable():
         worker.run_synchronous(
@@ -148,17 +159,16 @@ def _work_in_step(worker: RolloutWorker, settings: WorkerSettings) -> None:
         )
 
 
-def _work_freely(worker: RolloutWorker, settings: WorkerSettings, is_over: Event) -> None:
-    """As fast as the environment goes."""
-    collected, episodes, sent_at = 0, 0, time.monotonic()
+def _work_freely(worker: FedWorker, settings: WorkerSettings, is_over: Event) -> None:
+    """As fast as the environments go."""
+    tests = Interval(0 if settings.crc_debug else settings.test_interval, begins_due=True)
+    collected, sent_at = 0, time.monotonic()
     while collected < settings.steps and not is_over.is_set():
-        if not worker.is_episode_open:
-            if settings.test_interval and episodes % settings.test_interval == 0 and not settings.crc_debug:
-                worker.run_episode()
-            episodes += 1
-            collected += 1  # the reset
-        worker.collect_steps(1)
-        collected += 1
+        if worker.can_test and tests.is_due():
+            worker.run_episode()
+        before = len(worker.buffer.episodes)
+        collected += worker.collect_steps(1)
+        tests.tick(len(worker.buffer.episodes) - before)
         if time.monotonic() - sent_at >= settings.send_interval_s:
             worker.send_and_clear_buffer()
             worker.update_actor_weights(verbose=False)

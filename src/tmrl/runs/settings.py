@@ -63,9 +63,10 @@ class TrainSettings:
     warm_up: int = 500
     """Steps before the first update."""
     num_envs: int = 1
-    """Environments to step side by side in this process; --steps counts those of all together."""
+    """Environments to step side by side, in this process or in each of the --workers; --steps counts those of
+    all together."""
     workers: int = 0
-    """Worker processes to start on this machine; 0 steps the environment in this process."""
+    """Worker processes to start on this machine; 0 steps the environments in this process."""
     serve: bool = False
     """Start a server, to which workers come with `tmrl worker`, from this machine or from others."""
     host: str = "127.0.0.1"
@@ -146,9 +147,10 @@ class TrainSettings:
                 f"samples come from one place, got {' and '.join(chosen)}; give one of them, and start "
                 "further workers with `tmrl worker`"
             )
-        if chosen and self.num_envs > 1:
+        if chosen and not self.workers and self.num_envs > 1:
             raise ValueError(
-                f"--num-envs steps environments in this process, got it with {chosen[0]}; leave it out"
+                f"--num-envs is for environments that this run steps itself, got it with {chosen[0]}; "
+                "give it to `tmrl worker`"
             )
         self._check_serve()
 
