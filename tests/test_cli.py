@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tmrl.datasets import open_dataset
 from tmrl.memory import ReplayMemory
+from tmrl.runs.session import Session
 from tmrl.runs.settings import TrainSettings
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16")
@@ -102,6 +103,21 @@ def test_the_target_is_that_of_pendulum_unless_given():
     assert TrainSettings(env="HalfCheetah-v5", target_return=100.0).target == 100.0
 
 
+def test_a_run_without_a_final_test_says_nothing_of_one(call):
+    code, out, err = call("train", *SHORT, "--test-episodes", "0", "--name", "one")
+    assert (code, err) == (0, "")
+    assert "test episodes" not in out
+    summary = json.loads(Path("runs/one/summary.json").read_text())
+    assert (summary["interrupted"], summary["updates"], summary["test_returns"]) == (False, 70, [])
+    assert summary["test_return_mean"] is summary["target_return"] is summary["reached_target"] is None
+    assert Path("runs/one/learning_curve.png").exists()
+
+
+def test_the_band_of_samples_reaches_the_loop():
+    assert Session(TrainSettings(max_env_steps_ahead=20.0)).training.rate_limit.max_env_steps_ahead == 20
+    assert Session(TrainSettings()).training.rate_limit.max_env_steps_ahead == np.inf
+
+
 def test_many_environments_train_one_policy(call):
     """B03, B59: every transition drawn is compared with what its lane saw, through the whole command."""
     arguments = (*SHORT, "--num-envs", "3", "--crc-debug", "--target-return", "-1e6")
@@ -169,6 +185,12 @@ def test_an_existing_run_is_left_as_it_is(call):
         (("--agent", "ppo"), "ppo"),
         (("--n-step", "0"), "--n-step must be at least 1, got 0"),
         (("--frame-stack", "0"), "--frame-stack must be at least 1, got 0"),
+        (("--max-env-steps-ahead", "0"), "--max-env-steps-ahead must be above 0 and finite, got 0.0"),
+        (("--test-episodes", "-1"), "--test-episodes must be at least 0, got -1"),
+        (
+            ("--test-episodes", "0", "--target-return", "-250"),
+            "--target-return is that of the final test, got -250 and --test-episodes 0; leave one of them",
+        ),
         (("--updates-per-step", "0"), "--updates-per-step must be above 0 and finite, got 0.0"),
         (("--demos", "d", "--demo-fraction", "1"), "--demo-fraction must be between 0 and 1, got 1.0"),
         (("--demo-fraction", "0.5"), "mixes --demos with the samples of the run, and takes no --dataset"),
@@ -270,6 +292,14 @@ def test_output_that_nobody_reads_any_more_ends_a_command_quietly(command):
     ended = subprocess.run(run, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_module_beside_the_command_is_found_as_python_m_finds_it(workplace):
+    Path("my_robot.py").write_text("raise RuntimeError('it is imported')")
+    program = "import sys; sys.path.remove(''); from tmrl.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", "--env", "my_robot:MyRobot-v0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "RuntimeError: it is imported" in ended.stderr
 
 
 def test_ctrl_c_leaves_policy_curve_and_summary():

@@ -175,6 +175,38 @@ def test_a_run_serves_workers_that_come_by_themselves(call, spawn, crews):
     assert not Path("outbox").exists(), "a worker without a name would never find its outbox again"
 
 
+ROBOT = """
+import os
+
+import gymnasium
+from gymnasium.envs.classic_control import PendulumEnv
+
+
+class MyRobot(PendulumEnv):
+    def reset(self, **options):
+        assert "ROBOT" in os.environ, "there is no robot here"
+        return super().reset(**options)
+
+
+gymnasium.register("MyRobot-v0", MyRobot, max_episode_steps=50)
+"""
+
+
+def test_a_trainer_makes_a_robot_for_its_spaces_and_never_moves_it(call, spawn, server, monkeypatch):
+    Path("my_robot.py").write_text(ROBOT)
+    monkeypatch.syspath_prepend(Path.cwd())
+    place = ("--server", f"127.0.0.1:{server.port}", "--env", "my_robot:MyRobot-v0")
+    with monkeypatch.context() as robot:
+        robot.setenv("ROBOT", "moves")
+        worker = spawn("worker", *place, "--name", "robot-1", "--send-interval-s", "0.1")
+    assert worker.stdout.readline() == "robot-1 acts in my_robot:MyRobot-v0; Ctrl-C ends it\n"
+    code, out, err = call("trainer", *place, *SHORT[:-2], "--test-episodes", "0", "--name", "one")
+    assert code == 0, err
+    assert "test episodes" not in out
+    assert summary_of("one")["updates"] == 70
+    assert ended(worker)[0] == 0
+
+
 def test_a_worker_ends_after_its_steps_and_all_of_them_are_with_the_server(call, server):
     code, out, err = call("worker", "--server", f"127.0.0.1:{server.port}", "--name", "w", "--steps", 60)
     assert (code, err) == (0, "")

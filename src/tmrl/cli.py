@@ -71,7 +71,8 @@ def _train(settings: TrainSettings, defaults: TrainSettings) -> int:
     if outcome.returns is None:
         console.print("interrupted before the end")
         return INTERRUPTED
-    console.print(_figure(outcome.returns), highlight=False)
+    if outcome.returns:
+        console.print(_figure(outcome.returns), highlight=False)
     if outcome.is_on_target:
         return 0
     tell(
@@ -213,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Those after the program's name; those of the process by default.
     """
+    if arguments is None:
+        # A module named in --env may lie where the command was given, as it may for `python -m tmrl`.
+        sys.path.append("")
     try:
         with readers_may_leave():
             code = _run(sys.argv[1:] if arguments is None else arguments)

@@ -7,14 +7,16 @@ from functools import partial
 import pytest
 
 from dummies import CountingEnv
-from networking.numbered import ram_outbox
+from networking.numbered import numbered, ram_outbox, until
 from networking.plain import CarefulEnv, PlainActor, PlainAgent
 from tmrl.errors import StalledError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import RolloutWorker, Server, Trainer
+from tmrl.networking.grpc_transport import GrpcDialer
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.worker_line import WorkerLine
 from tmrl.training import TrainingOffline, offline
+from tmrl.transition import Sample
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +121,48 @@ def test_a_policy_that_comes_again_is_told_from_a_new_one(server):
             received = line.receive(20.0, PlainActor())
             assert (received.n_policies, received.actor.value) == (1, value)
             assert received.is_again == is_again
+
+
+# A trainer that is slower than its workers.
+
+
+def test_samples_that_are_too_far_ahead_stay_where_they_are(server):
+    """However many have come together meanwhile; the memory gets them parcel by parcel."""
+    totals = []
+    run = training(
+        update_buffer_interval=1,
+        max_env_steps_ahead=20,
+        on_update=lambda run, _: totals.append((run.total_updates, run.total_samples)),
+    )
+    with WorkerLine(server.loopback, ram_outbox("w"), batch_s=0.01, close_s=0.1) as line:
+        for first in range(0, 500, 10):
+            line.send(numbered_plainly(first))
+        until(lambda: server.report()["spool"]["parcels"] == 50)
+        trained(server, run)
+    assert all(samples < 1 + updates + 20 + 10 for updates, samples in totals)
+    assert totals[-1][1] >= 40
+
+
+def test_a_real_time_worker_is_not_held_up_by_a_trainer_that_takes_nothing():
+    """Spool and outbox are full; the oldest episodes go, and each is counted."""
+    box = ram_outbox("w", 4_000, "drop", wait_limit_s=0.0)
+    with (
+        Server(port=0, spool_bytes=4_000) as server,
+        TrainerLine(GrpcDialer("127.0.0.1", server.port), max_bytes=1) as trainer,
+        WorkerLine(GrpcDialer("127.0.0.1", server.port), box, batch_s=0.01, close_s=0.1) as line,
+    ):
+        trainer.start()
+        for first in range(0, 5000, 10):
+            line.send(numbered_plainly(first))
+        assert box.dropped_samples > 0
+
+
+def numbered_plainly(first):
+    """Ten samples of an environment whose observations have two numbers."""
+    buffer = numbered("w", first, 10)
+    buffer.memory = [
+        Sample((act, obs[:2], *rest), sample.stamp)
+        for sample in buffer.memory
+        for act, obs, *rest in [sample]
+    ]
+    return buffer

@@ -121,6 +121,17 @@ def test_the_loop_leaves_samples_where_they_are_while_they_are_ahead_of_it() -> 
     ]
 
 
+def test_a_loop_that_leaves_samples_where_they_are_says_why_if_it_takes_long(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr("tmrl.waiting.TELL_AFTER_S", 0.0)
+    source = Script([9] * 99)
+    make(source, steps=3, update_buffer_interval=1, max_env_steps_ahead=2).run_epoch(source)
+    told = "on the training, which has taken 1 steps for 9 samples, and max_env_steps_ahead=2"
+    assert told in caplog.text
+    assert "waiting for room for more samples since" in caplog.text
+
+
 def test_a_memory_without_a_transition_gets_samples_however_far_ahead_they_are() -> None:
     source = Script([1, 0, 1, 0, 1])
     make(source, steps=1, update_buffer_interval=100, max_env_steps_ahead=0.5).run_epoch(source)

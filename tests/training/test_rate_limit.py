@@ -17,7 +17,7 @@ from tmrl.training.rate_limit import RateLimit
 def test_training_or_samples_may_always_go_on(ratio, start, ahead, training_steps, samples):
     """So the two ends of the band cannot wait for each other."""
     limit = RateLimit(ratio, start, ahead)
-    assert limit.may_train(training_steps, samples) or limit.may_insert(training_steps, samples)
+    assert limit.may_train(training_steps, samples) or limit.room(training_steps, samples) > 0
 
 
 def test_training_waits_for_the_first_samples_and_for_the_ratio():
@@ -30,19 +30,19 @@ def test_training_waits_for_the_first_samples_and_for_the_ratio():
 
 def test_samples_wait_when_they_are_too_far_ahead():
     limit = RateLimit(2.0, start_training=10, max_env_steps_ahead=5)
-    assert limit.may_insert(0, 14)
-    assert not limit.may_insert(0, 15)
-    assert limit.may_insert(2, 15)
+    assert limit.room(0, 14) == 1
+    assert limit.room(0, 15) == 0
+    assert limit.room(2, 15) == 1
 
 
 def test_without_an_upper_end_samples_never_wait():
-    assert RateLimit(1.0).may_insert(0, 10**9)
+    assert RateLimit(1.0).room(0, 10**9) > 0
 
 
 def test_an_infinite_ratio_never_waits_for_samples():
     limit = RateLimit(float("inf"), max_env_steps_ahead=3)
     assert limit.may_train(10**9, 1)
-    assert not limit.may_insert(10**9, 4)
+    assert limit.room(10**9, 4) == 0
 
 
 def test_it_says_what_it_waits_for():

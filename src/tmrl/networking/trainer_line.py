@@ -83,6 +83,7 @@ class TrainerLine:
         wait_limit_s: How long `retrieve_buffer` may go on bringing nothing.
 
     Attributes:
+        max_samples: See `Line`.
         received_samples: Samples handed to the loop.
         refused: Parcels that could not be read.
     """
@@ -115,6 +116,7 @@ class TrainerLine:
         self._failure: Exception | None = None
         self._wait: Wait | None = None
         self._is_closed = False
+        self.max_samples = float("inf")
         self.received_samples = 0
         self.refused = 0
         self._changed, self._has_policy = asyncio.Event(), asyncio.Event()
@@ -152,7 +154,7 @@ class TrainerLine:
             self._queued_bytes = 0
         # The queue is bounded, and nothing of it may be dropped.
         buffer, n_bytes, is_idle = ChunkBuffer(maxlen=sys.maxsize), 0, not records
-        while records and n_bytes <= self._max_bytes:
+        while records and n_bytes <= self._max_bytes and (not len(buffer) or len(buffer) < self.max_samples):
             queued = records.popleft()
             n_bytes += self._take(buffer, queued)
             self._handed = (queued.spool, queued.number + 1)

@@ -87,7 +87,8 @@ class WorkerSettings:
     """Act in an environment, send every sample to a server, and take its policies."""
 
     env: str = "Pendulum-v1"
-    """Id of a Gymnasium environment."""
+    """Id of a Gymnasium environment; after the module that registers it, if that must be imported first, as
+    in my_robot:MyRobot-v0."""
     name: str | None = None
     """Name of this worker; by default that of its credential, else the machine's and random characters."""
     server: str | None = None

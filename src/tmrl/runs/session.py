@@ -30,7 +30,6 @@ from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent
 from tmrl.training.source import line_of
 from tmrl.worker import RolloutWorker
 
-TEST_EPISODES = 10
 TEST_SEED_OFFSET = 1_000_000
 """Added to the seed for the final test, so that it starts from other states than the training."""
 STEPS_PER_ROUND = 1000
@@ -111,6 +110,7 @@ class Session:
             max_training_steps_per_env_step=settings.ratio,
             start_training=min(settings.warm_up, settings.steps),
             device=device,
+            max_env_steps_ahead=settings.max_env_steps_ahead or math.inf,
         )
         if settings.demo_fraction is not None:
             # The loop counts demonstrations as samples, but they are no warm-up: a batch needs others too.
@@ -166,11 +166,13 @@ class Session:
             return None
 
     def test_policy(self) -> list[float]:
-        """Returns of the final test of the policy as it is now."""
+        """Returns of the final test of the policy as it is now; none if there is no test."""
+        if not self.settings.test_episodes:
+            return []
         seed = self.settings.seed + TEST_SEED_OFFSET
         env_cls = partial(make_env, self.settings.env, is_test=True)
         actor = self.training.agent.get_actor()
-        return run_tests(env_cls, actor, TEST_EPISODES, seed, self.settings.stack)
+        return run_tests(env_cls, actor, self.settings.test_episodes, seed, self.settings.stack)
 
 
 def resumed_session(settings: TrainSettings, folder: RunFolder) -> Session:
@@ -254,8 +256,8 @@ class Outcome:
             "updates": journal.updates,
             "target_return": self.settings.target,
             "reached_target": None if returns is None or self.settings.target is None else self.is_on_target,
-            "test_return_mean": None if returns is None else self.mean,
-            "test_return_std": None if returns is None else float(np.std(returns)),
+            "test_return_mean": self.mean if returns else None,
+            "test_return_std": float(np.std(returns)) if returns else None,
             "test_returns": returns,
             "last_train_return": journal.newest_return(is_test=False),
             "memory": {

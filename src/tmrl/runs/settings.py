@@ -43,7 +43,8 @@ class TrainSettings:
     """Train an agent, from a worker in this process or from workers elsewhere."""
 
     env: str = "Pendulum-v1"
-    """Id of a Gymnasium environment with bounded continuous actions, or with numbered ones."""
+    """Id of a Gymnasium environment with bounded continuous actions, or with numbered ones; after the module
+    that registers it, if that must be imported first, as in my_robot:MyRobot-v0."""
     name: str | None = None
     """Name of the run's folder in runs/; by default the environment's id, date and time."""
     agent: Literal["auto", "sac", "redq", "dqn"] = AUTO
@@ -62,6 +63,9 @@ class TrainSettings:
     """Updates for each step after --warm-up; by default 1, 20 for redq, and 0.25 for the games of ALE."""
     warm_up: int = 500
     """Steps before the first update."""
+    max_env_steps_ahead: float | None = None
+    """Steps by which the environments may be ahead of the updates, beside --warm-up; more than that wait with
+    the server, and then with their workers. By default none wait."""
     num_envs: int = 1
     """Environments to step side by side, in this process or in each of the --workers; --steps counts those of
     all together."""
@@ -98,8 +102,10 @@ class TrainSettings:
     """Where to train, such as cpu or cuda; by default cuda if there is one."""
     threads: int = 1
     """Threads of torch on the CPU; more are faster on idle cores, and far slower on cores that others use."""
+    test_episodes: int = 10
+    """Episodes of the final test; 0 leaves it out, as where the environment is a robot elsewhere."""
     target_return: float | None = None
-    """Mean test return below which the command fails; by default -250 for Pendulum-v1, else none."""
+    """Mean return in that test below which the command fails; by default -250 for Pendulum-v1, else none."""
     checkpoint_interval_s: float = 60.0
     """Seconds from one checkpoint to the next; there is also one at the start, at the end and at Ctrl-C."""
     resume: Path | None = None
@@ -116,16 +122,26 @@ class TrainSettings:
         for name in ("steps", "batch_size", *sizes, "threads", "n_step", "num_envs", *stack):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        for name in ("warm_up", "seed", "checkpoint_interval_s"):
+        for name in ("warm_up", "seed", "test_episodes", "checkpoint_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
-        for name, value in (("learning-rate", self.rate), ("updates-per-step", self.ratio)):
+        ahead = 1.0 if self.max_env_steps_ahead is None else self.max_env_steps_ahead
+        for name, value in (
+            ("learning-rate", self.rate),
+            ("updates-per-step", self.ratio),
+            ("max-env-steps-ahead", ahead),
+        ):
             if not 0 < value < math.inf:
                 raise ValueError(f"--{name} must be above 0 and finite, got {value}")
         if self.num_envs > self.steps:
             raise ValueError(
                 f"--num-envs must be at most --steps, {self.steps}, got {self.num_envs}; each of them makes "
                 "at least one step"
+            )
+        if self.target_return is not None and not self.test_episodes:
+            raise ValueError(
+                f"--target-return is that of the final test, got {self.target_return:g} and "
+                "--test-episodes 0; leave one of them out"
             )
         self._check_demo_fraction()
         self._check_feed()
@@ -196,7 +212,7 @@ class TrainSettings:
     @property
     def target(self) -> float | None:
         """The mean test return to reach, if any."""
-        if self.target_return is None and self.env == "Pendulum-v1":
+        if self.target_return is None and self.env == "Pendulum-v1" and self.test_episodes:
             return PENDULUM_TARGET
         return self.target_return
 

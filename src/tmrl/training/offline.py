@@ -21,7 +21,7 @@ from tmrl.packing import worker_of
 from tmrl.training.agent import TrainingAgent
 from tmrl.training.metrics import RoundMeans, Stopwatch
 from tmrl.training.rate_limit import RateLimit
-from tmrl.training.source import SampleSource
+from tmrl.training.source import SampleSource, line_of
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class TrainingOffline:
         self.total_samples = len(self.memory)
         self.refused_samples = 0
         self._refused_workers: set[str] = set()
+        self._held_back: Wait | None = None
 
     def _spaces(self) -> tuple[Any, Any]:
         if isinstance(self.env_cls, tuple):
@@ -180,9 +181,16 @@ class TrainingOffline:
 
     def update_buffer(self, interface: SampleSource) -> None:
         """Moves what arrived into the memory, unless samples are too far ahead of the training."""
-        is_ahead = not self.rate_limit.may_insert(self.total_updates, self.total_samples)
-        if is_ahead and len(self.memory):
+        limit, stands = self.rate_limit, (self.total_updates, self.total_samples)
+        room = limit.room(*stands)
+        if room <= 0 and len(self.memory):
+            self._held_back = self._held_back or Wait("room for more samples")
+            self._held_back.check(lambda: limit.excess(*stands))
             return
+        self._held_back = None
+        line = line_of(interface)
+        if line is not None:
+            line.max_samples = room
         buffer = interface.retrieve_buffer()
         parcels: list[Buffer] = getattr(buffer, "parcels", [])
         if parcels:

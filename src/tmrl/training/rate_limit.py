@@ -5,8 +5,7 @@ that runs ahead of slow data overfits it, and data that run ahead of slow learni
 used. The lower end makes the loop wait for samples; `max_training_steps_per_env_step` and `start_training`,
 as documented, are that end. The upper one makes it leave samples where they are until it has caught up. They
 wait with the server, and then in the outboxes of the workers; what a worker does when its outbox is full, it
-was
-told: a simulator waits, a real-time environment drops its oldest episodes and is never held up.
+was told: a simulator waits, a real-time environment drops its oldest episodes and is never held up.
 """
 
 from dataclasses import dataclass
@@ -42,10 +41,17 @@ class RateLimit:
             return False
         return training_steps / samples <= self.training_steps_per_env_step
 
-    def may_insert(self, training_steps: int, samples: int) -> bool:
-        """Whether more samples may be taken in after so many of both."""
+    def room(self, training_steps: int, samples: int) -> float:
+        """How many more samples may be taken in after so many of both; none if it is 0 or less."""
         needed = training_steps / self.training_steps_per_env_step
-        return samples < max(1, self.start_training) + needed + self.max_env_steps_ahead
+        return max(1, self.start_training) + needed + self.max_env_steps_ahead - samples
+
+    def excess(self, training_steps: int, samples: int) -> str:
+        """Why more samples wait, in words."""
+        return (
+            f"the training, which has taken {training_steps:,} steps for {samples:,} samples, and "
+            f"max_env_steps_ahead={self.max_env_steps_ahead:g}"
+        )
 
     def missing(self, training_steps: int, samples: int) -> str:
         """What the next training step waits for, in words."""

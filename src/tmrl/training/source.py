@@ -31,6 +31,9 @@ class Line(SampleSource, Protocol):
     called, only when `commit` says so. Save a state and the memory together: they are of one moment.
     """
 
+    max_samples: float
+    """Most samples to retrieve at once, or one parcel if that has more; what is beyond stays where it is."""
+
     def attach(self, memory: Any) -> None:
         """Lets the workers know in what form the memory wants its samples."""
         ...
