@@ -20,6 +20,7 @@ from tmrl.runs import crew
 from tmrl.runs.environments import make_env
 from tmrl.runs.line_settings import Address
 from tmrl.runs.recipe import make_actor
+from tmrl.training import offline
 from tmrl.vector_env import single_spaces
 
 SHORT = ("--steps", "220", "--warm-up", "150", "--batch-size", "16", "--target-return", "-1e6")
@@ -203,6 +204,18 @@ def test_a_trainer_makes_a_robot_for_its_spaces_and_never_moves_it(call, spawn, 
     code, out, err = call("trainer", *place, *SHORT[:-2], "--test-episodes", "0", "--name", "one")
     assert code == 0, err
     assert "test episodes" not in out
+    assert summary_of("one")["updates"] == 70
+    assert ended(worker)[0] == 0
+
+
+def test_a_worker_in_step_and_a_trainer_that_needs_more_of_it_do_not_wait_for_ever(
+    call, spawn, server, monkeypatch
+):
+    monkeypatch.setattr(offline, "CALL_AFTER_S", 0.1)
+    place = ("--server", f"127.0.0.1:{server.port}")
+    worker = spawn("worker", *place, "--initial-steps", 20, "--steps-per-policy", 20)
+    code, _, err = call("trainer", *place, *SHORT, "--name", "one")
+    assert code == 0, err
     assert summary_of("one")["updates"] == 70
     assert ended(worker)[0] == 0
 
