@@ -1,6 +1,7 @@
 """The commands of the line, as a user calls them: real processes, real connections."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -272,6 +273,24 @@ def test_ctrl_c_sends_what_several_environments_have_made(spawn, server):
     assert ended(worker) == (0, "", "")
     (report,) = server.report()["workers"]
     assert report["samples"] >= 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no background jobs of a shell there")
+@pytest.mark.parametrize("pace", [(), ("--steps-per-policy", "20")], ids=["freely", "in step"])
+def test_a_worker_ends_with_its_starter_also_where_a_shell_lets_it_ignore_ctrl_c(server, pace):
+    """As it does for `tmrl train --workers 2 &` in a script."""
+    ignoring = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+    command = (*ignoring, sys.executable, "-m", "tmrl", "worker", "--until-stdin-closes", *pace)
+    worker = subprocess.Popen(
+        [*command, "--server", f"127.0.0.1:{server.port}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: server.report()["workers"])
+        worker.stdin.close()
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_samples_that_no_server_took_are_told_and_sent_by_the_next_worker_of_that_name(call, server, caplog):

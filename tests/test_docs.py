@@ -1,11 +1,16 @@
 """The documentation: its programs run, and its reference has every public name."""
 
 import re
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from tmrl.runs.line_settings import ServerSettings, StatusSettings, WorkerSettings
+from tmrl.runs.settings import RecordSettings, TrainSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,6 +47,15 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").iterdir())
     names = [name for name in import_module(module).__all__ if not name.startswith("__")]
     assert [name for name in names if not re.search(rf":: tmrl\.\S*\b{name}$", reference, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    "settings", [TrainSettings, RecordSettings, ServerSettings, WorkerSettings, StatusSettings]
+)
+def test_every_flag_is_in_the_reference(settings: Any) -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(rf"autoclass:: \S*\.{settings.__name__}\n   :members: (.*)", page)
+    assert sorted(listed.split(", ")) == sorted(field.name for field in fields(settings))
 
 
 def test_there_are_programs() -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
@@ -24,32 +24,34 @@ def _interrupt_at_end(stdin: int) -> None:
 
 @contextmanager
 def terminable() -> Generator[None]:
-    """Lets SIGTERM interrupt, as Ctrl-C does."""
+    """Lets SIGTERM interrupt, as Ctrl-C does; and SIGINT, which shells let their background jobs ignore."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handler = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with _handled(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
 def interruptible() -> Generator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second one interrupts as ever."""
     is_over = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def note(*_: object) -> None:
         if is_over.is_set():
             raise KeyboardInterrupt
         is_over.set()
 
-    handlers = {number: signal.signal(number, note) for number in numbers}
-    try:
+    with _handled(note):
         yield is_over
+
+
+@contextmanager
+def _handled(handler: Callable[..., None]) -> Generator[None]:
+    handlers = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for number, earlier in handlers.items():
+            signal.signal(number, earlier)
