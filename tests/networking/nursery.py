@@ -28,6 +28,7 @@ class Child:
         pid: Of the process.
         file: What it tells.
         is_running: Until it was killed, or was seen to have ended.
+        code: With which it was seen to have ended; None before.
     """
 
     def __init__(self, nursery: "Nursery", pid: int, file: Path) -> None:
@@ -35,6 +36,7 @@ class Child:
         self.pid = pid
         self.file = file
         self.is_running = True
+        self.code: int | None = None
 
     def lines(self) -> list[list[str]]:
         """What it has told so far, in words; a line that is being written is not told yet."""
@@ -60,8 +62,9 @@ class Child:
 
     def has_ended(self) -> bool:
         """Whether it is gone; its last lines are then in the file."""
-        if self.is_running and self._nursery.ask("poll", pid=self.pid) is not None:
-            self.is_running = False
+        if self.is_running:
+            self.code = self._nursery.ask("poll", pid=self.pid)
+            self.is_running = self.code is None
         return not self.is_running
 
     def kill(self) -> None:

@@ -119,13 +119,30 @@ def test_the_listener_knows_whom_the_certificate_names(ends):
 
     async def work():
         async with ends.line(note) as (_, dialer):
-            await (await dialer.dial("samples")).receive()
+            await (await dialer.dial("samples", life=7)).receive()
 
     run(work())
     (peer,) = peers
     assert peer.address.startswith("127.0.0.1:")
     is_plain = ends._client is None
     assert (peer.name, peer.role) == ((None, None) if is_plain else ("robot-1", "worker"))
+    assert peer.life == 7
+
+
+@pytest.mark.parametrize("said", ["", "seven", "-1", "9" * 20, "9" * 5000])
+def test_a_life_that_makes_no_sense_is_none(ends, said):
+    lives = []
+
+    async def note(_, connection):
+        lives.append(connection.peer.life)
+        await connection.send(b"noted")
+
+    async def work():
+        async with ends.line(note) as (_, dialer):
+            await (await dialer.dial("samples", said)).receive()
+
+    run(work())
+    assert lives == [0]
 
 
 def test_a_frame_of_the_greatest_size_arrives_and_a_greater_one_ends_the_connection(ends):

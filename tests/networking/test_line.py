@@ -329,17 +329,6 @@ def test_a_worker_is_no_trainer(server):
         until(lambda: len(trainer.retrieve_buffer()))
 
 
-def test_a_second_worker_of_the_same_name_takes_over(server, trainer, caplog):
-    first = worker_line(server, "a")
-    first.send(numbered("a", 0, 10))
-    retrieve(trainer, 10)
-    with worker_line(server, "a") as second:
-        second.send(numbered("a", 100, 10, epoch=2))
-        retrieve(trainer, 10)
-    first.close()
-    assert "took over" in caplog.text
-
-
 def test_a_peer_that_talks_nonsense_is_hung_up_on_and_nobody_else(server, trainer, caplog):
     async def talk(frame):
         connection = await server.loopback.dial("samples")

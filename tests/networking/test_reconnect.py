@@ -141,7 +141,7 @@ def test_a_server_that_hangs_up_at_once_is_dialled_less_and_less_and_told_of(mon
     class Dialer:
         address = "far away"
 
-        async def dial(self, service):
+        async def dial(self, service, life):
             dials.append(asyncio.get_running_loop().time())
             return Connection()
 
@@ -172,7 +172,7 @@ def test_a_connection_that_lasted_is_dialled_again_soon(monkeypatch):
         address = "far away"
         left_at = None
 
-        async def dial(self, service):
+        async def dial(self, service, life):
             if self.left_at is not None:
                 pauses.append(asyncio.get_running_loop().time() - self.left_at)
             return Connection()

@@ -24,12 +24,15 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PREFIX = "/tmrl.Line/"
+LIFE = "tmrl-life"
+"""Key of the metadata of a call; its value is a number."""
 PING_INTERVAL_S = 20
 PING_TIMEOUT_S = 10
 DIAL_TIMEOUT_S = 30.0
 STOP_GRACE_S = 1.0
 _EOF: Any = vars(grpc.aio)["EOF"]  # which its type stubs do not know
 REVOCATION_INTERVAL_S = 1.0
+MAX_LIFE_DIGITS = 20
 
 _COMMON: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
@@ -97,12 +100,12 @@ class GrpcDialer:
         self._credential = credential
         self._channel: grpc.aio.Channel | None = None
 
-    async def dial(self, service: Service) -> Connection:
+    async def dial(self, service: Service, life: int = 0) -> Connection:
         """Opens a connection; the server answers with its first frame, or with why it does not."""
         if self._channel is None:
             self._channel = self._open()
         # A channel that fails stays open: to close it would cancel the calls of others.
-        call = self._channel.stream_stream(f"{PREFIX}{service}")()
+        call = self._channel.stream_stream(f"{PREFIX}{service}")(metadata=[(LIFE, str(life))])
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 # Not `wait_for_connection`: where the channel is closed meanwhile, that waits for ever.
@@ -267,9 +270,7 @@ class GrpcListener:
     def _handler(self, service: Service) -> Any:
         async def handle(_: Any, context: Any) -> None:
             identity = await self._identity(context)
-            address = unquote(str(context.peer()).partition(":")[2])
-            peer = Peer(address) if identity is None else Peer(address, identity.name, identity.role)
-            connection = _Context(context, peer)
+            connection = _Context(context, _peer_of(context, identity))
             # The dialer waits for it.
             await context.send_initial_metadata(())
             if self._serve is None:
@@ -323,6 +324,15 @@ def _unrevoked(credentials: ServerCredentials, cert_pem: bytes) -> Identity:
     if credentials.is_revoked(cert_pem):
         raise CredentialError(f"the certificate of {identity.role} {identity.name!r} was revoked")
     return identity
+
+
+def _peer_of(context: Any, identity: Identity | None) -> Peer:
+    address = unquote(str(context.peer()).partition(":")[2])
+    said = dict(context.invocation_metadata()).get(LIFE, "")
+    life = int(said) if isinstance(said, str) and said.isdecimal() and len(said) < MAX_LIFE_DIGITS else 0
+    if identity is None:
+        return Peer(address, life=life)
+    return Peer(address, identity.name, identity.role, life)
 
 
 def _secrets(own: ServerCredentials) -> grpc.ServerCredentials:

@@ -1,8 +1,8 @@
 """Hub: what a server does with its connections, whatever carries them.
 
-    samples   worker  --> parcels --> spool          one a worker; a newer one takes over
+    samples   worker  --> parcels --> spool          one a worker, see `listening.Seat`
     policies  worker  <-- the newest policy          whenever there is a newer one
-    feed      trainer <-- spool                      one; a newer one takes over
+    feed      trainer <-- spool                      one
     publish   trainer --> policies
     status    anyone  <-- a report
 
@@ -69,31 +69,29 @@ class WorkerLink:
     """What the hub knows of one worker.
 
     Attributes:
-        samples: Where its line is.
-        policies: Where that for policies is.
+        seat: Its place.
         policy_version: The newest policy it was sent, or said it has.
         backlog: Parcels that waited behind the newest Put.
-        seen_at: When it was heard last, in seconds since 1970.
+        seen_at: When it was heard last, by the monotonic clock: the other may be set back.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.samples, self.policies = Seat(), Seat()
+        self.seat = Seat(f"worker named {name!r}", "give each worker a name of its own")
         self.policy_version = 0
         self.backlog = 0
-        self.seen_at = time.time()
+        self.seen_at = time.monotonic()
         self.changed = asyncio.Event()
         self._history: deque[tuple[float, int]] = deque()
 
     @property
     def connection(self) -> Connection | None:
         """Its open line, or None."""
-        return self.samples.connection
+        return self.seat.connection("samples")
 
     def note(self, samples: int) -> None:
         """Notes that it was heard, and how many samples it has sent in all."""
-        now = time.monotonic()
-        self.seen_at = time.time()
+        self.seen_at = now = time.monotonic()
         self._history.append((now, samples))
         while len(self._history) > 2 and now - self._history[1][0] > RATE_WINDOW_S:
             self._history.popleft()
@@ -133,7 +131,7 @@ class Hub:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._has_policy = asyncio.Condition()
-        self._trainer = Seat()
+        self._trainer = Seat("trainer", "end one of them, or give each a server of its own")
         self._trainer_seen_at: float | None = None
         self._syncer: asyncio.Task[None] | None = None
         self._unsynced = asyncio.Event()
@@ -198,17 +196,19 @@ class Hub:
             raise RefusedError(f"the server speaks version {VERSION} of the protocol, got {hello.version}")
         _check_peer(connection.peer, "worker", hello.name)
         worker = self._worker(hello.name)
-        async with worker.samples.taken(connection, self._driven(f"another connection of {hello.name!r}")):
-            worker.changed = asyncio.Event()
-            position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
-            worker.note(position.samples)
-            welcome = Welcome(position.expected, self._window, self._wishes)
-            await connection.send(to_frame(welcome))
-            nacks: deque[Nack] = deque()
-            await either(
-                self._hear_worker(connection, worker, position, nacks),
-                self._tell(connection, worker, position, nacks),
-            )
+        await worker.seat.hold("samples", connection, lambda: self._take_samples(connection, worker, hello))
+
+    async def _take_samples(self, connection: Paced, worker: WorkerLink, hello: Hello) -> None:
+        worker.changed = asyncio.Event()
+        position = self.spool.ledger.greet(hello.name, hello.epoch, hello.first)
+        worker.note(position.samples)
+        welcome = Welcome(position.expected, self._window, self._wishes)
+        await connection.send(to_frame(welcome))
+        nacks: deque[Nack] = deque()
+        await either(
+            self._hear_worker(connection, worker, position, nacks),
+            self._tell(connection, worker, position, nacks),
+        )
 
     async def _hear_worker(
         self, connection: Paced, worker: WorkerLink, position: Position, nacks: deque[Nack]
@@ -253,11 +253,11 @@ class Hub:
                 wait.check(self._whom)
 
     def _whom(self) -> str:
-        if self._trainer.connection is not None:
+        if self._trainer.connection("feed") is not None:
             return "the trainer, which is connected and does not take more"
         if self._trainer_seen_at is None:
             return "a trainer, none of which has come yet"
-        return f"the trainer, which was seen last {time.time() - self._trainer_seen_at:.0f} s ago"
+        return f"the trainer, which was seen last {time.monotonic() - self._trainer_seen_at:.0f} s ago"
 
     async def _tell(
         self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
@@ -302,17 +302,16 @@ class Hub:
         for worker in self._workers.values():
             worker.changed.set()
 
-    def _driven(self, newer: str) -> "Callable[[Connection], Awaitable[None]]":
-        """What tells an older connection which newer one takes its place."""
-        return lambda older: self._hang_up(older, f"{newer} took over", is_final=False)
-
     async def _serve_policies(self, connection: Paced) -> None:
         request = await first_message(connection, Subscribe, HELLO_TIMEOUT_S)
         _check_peer(connection.peer, "worker", request.name)
         worker = self._worker(request.name)
         known = request.version, request.digest
-        async with worker.policies.taken(connection, self._driven(f"another connection of {request.name!r}")):
-            await either(self._send_policies(connection, worker, known), until_lost(connection))
+        await worker.seat.hold(
+            "policies",
+            connection,
+            lambda: either(self._send_policies(connection, worker, known), until_lost(connection)),
+        )
 
     async def _send_policies(
         self, connection: Connection, worker: WorkerLink, known: tuple[int, int]
@@ -333,14 +332,16 @@ class Hub:
 
     async def _serve_feed(self, connection: Paced) -> None:
         _check_peer(connection.peer, "trainer", None)
-        async with self._trainer.taken(connection, self._driven("another trainer")):
-            self._arrived = asyncio.Event()
-            sender = Sender(SpoolSource(self.spool, self._forget))
-            await connection.send(to_frame(sender.hello()))
-            welcome = await first_message(connection, Welcome, HELLO_TIMEOUT_S)
-            sender.welcome(welcome)
-            await self._wish(welcome.wishes)
-            await either(self._hear_trainer(connection, sender), self._feed(connection, sender))
+        await self._trainer.hold("feed", connection, lambda: self._feed_trainer(connection))
+
+    async def _feed_trainer(self, connection: Paced) -> None:
+        self._arrived = asyncio.Event()
+        sender = Sender(SpoolSource(self.spool, self._forget))
+        await connection.send(to_frame(sender.hello()))
+        welcome = await first_message(connection, Welcome, HELLO_TIMEOUT_S)
+        sender.welcome(welcome)
+        await self._wish(welcome.wishes)
+        await either(self._hear_trainer(connection, sender), self._feed(connection, sender))
 
     async def _feed(self, connection: Connection, sender: Sender) -> None:
         arrived = self._arrived
@@ -355,7 +356,7 @@ class Hub:
     async def _hear_trainer(self, connection: Connection, sender: Sender) -> None:
         while True:
             message = from_frame(await connection.receive())
-            self._trainer_seen_at = time.time()
+            self._trainer_seen_at = time.monotonic()
             if isinstance(message, Wish):
                 await self._wish(message.wishes)
             elif isinstance(message, Ack | Nack):
@@ -370,7 +371,7 @@ class Hub:
         self._room.set()
 
     async def _wish(self, wishes: Any) -> None:
-        self._trainer_seen_at = time.time()
+        self._trainer_seen_at = time.monotonic()
         if wishes != self._wishes:
             self._policies.keep_wishes(wishes)
             self._wishes = wishes
@@ -378,6 +379,9 @@ class Hub:
 
     async def _serve_publish(self, connection: Paced) -> None:
         _check_peer(connection.peer, "trainer", None)
+        await self._trainer.hold("publish", connection, lambda: self._take_policies(connection))
+
+    async def _take_policies(self, connection: Paced) -> None:
         while True:
             message = from_frame(await connection.receive())
             if not isinstance(message, Policy):
@@ -395,10 +399,10 @@ class Hub:
 
     def report(self) -> dict[str, Any]:
         """How everything stands, as what `json.dumps` takes."""
-        now, totals = time.time(), self.spool.ledger.totals()
+        now, totals = time.monotonic(), self.spool.ledger.totals()
         seen_s = None if self._trainer_seen_at is None else now - self._trainer_seen_at
         return {
-            "trainer": {"is_connected": self._trainer.connection is not None, "seen_s": seen_s},
+            "trainer": {"is_connected": self._trainer.connection("feed") is not None, "seen_s": seen_s},
             "policy_version": self._policies.version,
             "spool": {
                 "parcels": self.spool.next - self.spool.first,

@@ -24,6 +24,7 @@ async def keep_connected(
     service: Service,
     use: Callable[[Connection], Awaitable[None]],
     on_failure: Callable[[Exception], None],
+    life: int = 0,
 ) -> None:
     """Dials, uses the connection until it is lost, and dials again, until that is of no use.
 
@@ -33,12 +34,13 @@ async def keep_connected(
         use: Uses one connection. It may raise `LineLostError` whenever it likes to have another.
         on_failure: Called with why nothing is dialled any more: the server refuses and would again, or
             something fails at this end, such as the disk.
+        life: Of the line that this connection is part of, see `new_life`.
     """
     wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
     reason = "not dialled yet"
     while True:
         try:
-            connection = await dialer.dial(service)
+            connection = await dialer.dial(service, life)
             began_at = time.monotonic()
             try:
                 await use(connection)

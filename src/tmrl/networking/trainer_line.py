@@ -49,7 +49,7 @@ from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.spool import Record, enter, from_record
 from tmrl.networking.tasks import either, end
-from tmrl.networking.transport import Connection, Dialer
+from tmrl.networking.transport import Connection, Dialer, new_life
 from tmrl.networking.wishes import wishes_of
 from tmrl.waiting import Wait
 
@@ -125,9 +125,10 @@ class TrainerLine:
     def start(self) -> None:
         """Begins to receive; the first `retrieve_buffer` or `broadcast_model` does it too."""
         if not self._tasks:
+            dialer, fail, life = self._dialer, self._give_up, new_life()
             self._tasks = [
-                background.start(keep_connected(self._dialer, "feed", self._receive_all, self._give_up)),
-                background.start(keep_connected(self._dialer, "publish", self._publish_all, self._give_up)),
+                background.start(keep_connected(dialer, "feed", self._receive_all, fail, life)),
+                background.start(keep_connected(dialer, "publish", self._publish_all, fail, life)),
             ]
 
     # The thread that trains.

@@ -9,9 +9,10 @@ Everything here runs in the event loop of `tmrl.networking.background`.
 """
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from tmrl.errors import LineLostError
@@ -31,6 +32,13 @@ class Peer:
     """As its certificate says; None where there are no certificates."""
     role: str | None = None
     """`worker` or `trainer`, likewise."""
+    life: int = 0
+    """By which its reconnections are told from another program; only its own word."""
+
+
+def new_life() -> int:
+    """A random number for one line of a worker or a trainer, from its construction to its end."""
+    return secrets.randbits(62) + 1
 
 
 class Connection(Protocol):
@@ -70,8 +78,12 @@ class Dialer(Protocol):
         """Of the server, for messages."""
         ...
 
-    async def dial(self, service: Service) -> Connection:
+    async def dial(self, service: Service, life: int = 0) -> Connection:
         """Opens a connection.
+
+        Args:
+            service: What for.
+            life: See `new_life`; 0 where it does not matter.
 
         Raises:
             LineLostError: The server cannot be reached.
@@ -131,12 +143,13 @@ class Loopback:
         """Begins to take connections."""
         self._serve = serve
 
-    async def dial(self, service: Service) -> Connection:
+    async def dial(self, service: Service, life: int = 0) -> Connection:
         """Opens a connection to the server in this process."""
         if self._serve is None or not self.is_reachable:
             raise LineLostError(f"{self.address} cannot be reached: no server listens there")
         wire = _Wire()
-        ours, theirs = _End(self, wire, 0, Peer(self.address)), _End(self, wire, 1, self._peer)
+        peer = replace(self._peer, life=life)
+        ours, theirs = _End(self, wire, 0, Peer(self.address)), _End(self, wire, 1, peer)
         self._wires.add(wire)
         task = asyncio.ensure_future(self._served(self._serve, service, theirs))
         self._tasks.add(task)

@@ -25,7 +25,7 @@ from tmrl.networking.policy_bytes import load_policy
 from tmrl.networking.policy_store import is_whole
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.tasks import either, end
-from tmrl.networking.transport import Connection, Dialer
+from tmrl.networking.transport import Connection, Dialer, new_life
 from tmrl.sink import Received
 from tmrl.waiting import Wait
 
@@ -80,9 +80,10 @@ class WorkerLine:
         self._taken: tuple[int, int] = (0, 0)
         self._heard_at: float | None = None
         self._wake = asyncio.Event()
+        life = new_life()
         self._tasks = [
-            background.start(keep_connected(dialer, "samples", self._send_all, self._give_up)),
-            background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up)),
+            background.start(keep_connected(dialer, "samples", self._send_all, self._give_up, life)),
+            background.start(keep_connected(dialer, "policies", self._hear_policies, self._give_up, life)),
         ]
         if outbox.is_durable:
             self._tasks.append(background.start(self._sync_for_ever()))
@@ -91,7 +92,9 @@ class WorkerLine:
     def peer(self) -> str:
         """Who is at the other end."""
         seen = (
-            "not heard yet" if self._heard_at is None else f"heard {time.time() - self._heard_at:.0f} s ago"
+            "not heard yet"
+            if self._heard_at is None
+            else f"heard {time.monotonic() - self._heard_at:.0f} s ago"
         )
         return f"the trainer through {self._dialer.address}, {seen}"
 
@@ -263,7 +266,7 @@ class WorkerLine:
     async def _hear_acks(self, connection: Connection, sender: Sender) -> None:
         while True:
             message = await hear(connection)
-            self._heard_at = time.time()
+            self._heard_at = time.monotonic()
             if isinstance(message, Wish):
                 self._encoder.wishes = _wishes(message.wishes)
             elif isinstance(message, Ack | Nack):
@@ -284,7 +287,7 @@ class WorkerLine:
             policy = await hear(connection)
             if not isinstance(policy, Policy) or not is_whole(policy):
                 raise ProtocolError("a server must send whole policies, got something else")
-            self._heard_at = time.time()
+            self._heard_at = time.monotonic()
             with self._changed:
                 self._policy, self._heard = policy, (policy.version, policy.digest)
                 self._changed.notify_all()
