@@ -116,7 +116,7 @@ def test_a_full_outbox_drops_whole_episodes_the_oldest_first(caplog):
     assert outbox.first > 0
     assert outbox.dropped_samples == 5 * outbox.first
     assert "the outbox of 'robot' is full" in caplog.text
-    assert outbox.dropped_from(0) == (5,) * outbox.first
+    assert outbox.dropped_from(0) == (5 * outbox.first,) + (0,) * (outbox.first - 1)  # none was ever sent
 
 
 def test_a_full_outbox_that_blocks_goes_on_when_there_is_room():

@@ -173,6 +173,27 @@ def test_a_note_is_a_copy_and_must_be_json(tmp_path: Path) -> None:
         assert log.noted == {"acks": [1, 2]}
 
 
+def test_a_note_and_what_it_gives_up_are_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DiskLog(tmp_path / "log", MAX_BYTES, 400) as log:
+        fill(log, 20)
+        with pytest.raises(
+            ValueError, match="before must be at most the number of the next record, 20, got 21"
+        ):
+            log.note({"n": 1}, forget=21)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync", full)
+            with pytest.raises(StorageError, match="No space left"):
+                log.note({"n": 1}, forget=13)
+        assert (log.noted, log.first) == ({}, 0)
+        monkeypatch.setattr(
+            DiskLog, "_forget", lambda *_: shutil.copytree(tmp_path / "log", tmp_path / "killed")
+        )
+        log.note({"n": 1}, forget=13)
+        monkeypatch.undo()
+    with DiskLog(tmp_path / "killed", MAX_BYTES, 400) as log:
+        assert (log.noted, log.first, log.next) == ({"n": 1}, 13, 20)
+
+
 def test_a_note_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with DiskLog(tmp_path, MAX_BYTES) as log:
         log.note({"n": 1})

@@ -259,7 +259,7 @@ def test_a_spool_that_cannot_be_synced_takes_nothing_more_and_says_so(tmp_path, 
 
 
 def test_a_disk_that_takes_no_note_does_not_part_the_server_from_its_trainer(tmp_path, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **__):
         raise StorageError("no space left")
 
     monkeypatch.setattr("tmrl.networking.spool.RELEASE_INTERVAL_S", 0.0)

@@ -18,10 +18,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any, Literal, Protocol
 
 from tmrl.errors import ProtocolError
+from tmrl.networking.drops import Drops
 from tmrl.networking.messages import MAX_NUMBERS, Ack, Hello, Nack, Put, Skip, Welcome
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import RecordLog
@@ -70,20 +70,11 @@ class Outbox:
         self._failure: Exception | None = None
         noted = log.noted
         self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
-        self._settled = int(noted.get("settled", log.first))
-        self._dropped: deque[int] = deque(int(n) for n in noted.get("dropped", ()))
+        self._sent = log.next  # for all that is known of an earlier process
         self.noted_drops = 0
-        self.dropped_samples = int(noted.get("dropped_samples", 0))
-        self._match_dropped()
-        self._note()
-
-    def _match_dropped(self) -> None:
-        """Makes good, after a kill, a note that is older or newer than the log."""
-        if self.first < self._log.first:  # settled since
-            self._dropped.clear()
-        while self._dropped and self.first > self._log.first:  # about to be dropped, and still there
-            self.dropped_samples -= self._dropped.pop()
-        self._settled = self._log.first - len(self._dropped)
+        drops = Drops(int(noted.get("settled", log.first)), noted.get("dropped", ()))
+        is_settled = drops.stop < log.first  # since it was noted
+        self._keep(Drops(log.first) if is_settled else drops, int(noted.get("dropped_samples", 0)))
 
     @property
     def name(self) -> str:
@@ -103,12 +94,12 @@ class Outbox:
     @property
     def settled(self) -> int:
         """Number of the oldest parcel that is not known to be durable."""
-        return self._settled
+        return self._drops.first
 
     @property
     def first(self) -> int:
         """Number of the oldest parcel that is still there."""
-        return self._settled + len(self._dropped)
+        return self._drops.stop
 
     @property
     def next(self) -> int:
@@ -161,7 +152,7 @@ class Outbox:
             self._changed.notify_all()
 
     def _who(self) -> str:
-        return f"the receiver, which has {self._settled:,} of {self._log.next:,} parcels safe"
+        return f"the receiver, which has {self.settled:,} of {self._log.next:,} parcels safe"
 
     def _drop_oldest(self, size: int) -> None:
         """Drops whole episodes, as far as parcels know, until there is room for `size` bytes."""
@@ -170,11 +161,7 @@ class Outbox:
         is_first = not self.dropped_samples
         while stop < self._log.next and not self._log.has_room(size, stop):
             stop = self._episode_end(stop, counts)
-        self._dropped.extend(counts)
-        self.dropped_samples += sum(counts)
-        # Noted before it is forgotten: a kill in between leaves both, and `_match_dropped` mends it.
-        self._note()
-        self._log.forget(stop)
+        self._keep(self._drops.plus(counts, self._sent), self.dropped_samples + sum(counts))
         if is_first:
             logger.warning(
                 "the outbox of %r is full: parcels %d to %d, %d samples, are dropped, the oldest first; "
@@ -197,13 +184,16 @@ class Outbox:
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Parcels from number `start` on, at least one if there is one."""
         with self._changed:
-            return self._log.read(start, max_bytes) if start < self._log.next else []
+            parcels = self._log.read(start, max_bytes) if start < self._log.next else []
+            self._sent = max(self._sent, start + len(parcels))
+            return parcels
 
     def dropped_from(self, start: int) -> tuple[int, ...]:
         """Samples in each of the parcels that will not come, from number `start` on; 0 for damaged ones."""
         with self._changed:
-            dropped = tuple(islice(self._dropped, max(0, start - self._settled), None))
-            return dropped or damaged_from(self._log, start)
+            counts = self._drops.counts_from(start) or damaged_from(self._log, start)
+            self._sent = max(self._sent, start + len(counts))
+            return counts
 
     def sync(self) -> int:
         """Puts everything on the disk, if there is one; returns the first number that may not be there."""
@@ -212,11 +202,9 @@ class Outbox:
     def settle(self, durable: int) -> None:
         """Forgets parcels before number `durable`, which are safe at the other end."""
         with self._changed:
-            if not self._settled < durable <= self._log.next:
+            if not self.settled < durable <= self._log.next:
                 return
-            for _ in range(min(durable - self._settled, len(self._dropped))):
-                self._dropped.popleft()
-            self._settled = durable
+            self._drops.settle(durable)
             self._log.forget(self.first)
             self._changed.notify_all()
 
@@ -228,27 +216,27 @@ class Outbox:
         """Begins another life, in which what is still there is sent anew."""
         with self._changed:
             self._epoch = _new_epoch()
-            self.dropped_samples = 0
-            self._settled = self.first
-            self._dropped.clear()
-            self._note()
+            self._keep(Drops(self.first), 0)
 
-    def _note(self) -> None:
+    def _keep(self, drops: Drops, dropped_samples: int) -> None:
+        """Notes what is dropped, and gives it up, in one step: a kill leaves both or neither."""
         self._log.note(
             {
                 "epoch": self.epoch,
-                "settled": self._settled,
-                "dropped": list(self._dropped),
-                "dropped_samples": self.dropped_samples,
-            }
+                "settled": drops.first,
+                "dropped": drops.to_json(),
+                "dropped_samples": dropped_samples,
+            },
+            forget=drops.stop,
         )
+        self._drops, self.dropped_samples = drops, dropped_samples
 
     def close(self) -> None:
         """Closes the log; on a disk, what is left is sent when the outbox is opened again."""
         with self._changed:
             if not self._is_closed:
                 self._is_closed = True
-                self._note()
+                self._keep(self._drops, self.dropped_samples)
                 self._log.close()
                 self._changed.notify_all()
 

@@ -279,16 +279,10 @@ class DiskLog(RecordLog):
             del self._segments[0]
         self._count_older()
 
-    def note(self, document: dict[str, Any]) -> None:
-        """Keeps a small JSON document of the owner's in place of the last one; on return it is on the disk.
-
-        Raises:
-            TypeError: It is no JSON.
-            StorageError: It could not be written; the last one is still there.
-        """
+    def _note(self, document: dict[str, Any], first: int) -> None:
         self._require_open()
         copy: dict[str, Any] = json.loads(json.dumps(document))
-        body = {"kind": KIND, "token": self._token, "first": self._first, "noted": copy}
+        body = {"kind": KIND, "token": self._token, "first": first, "noted": copy}
         with _told(self.folder):
             replace_manifest(self.folder, body)
         self.noted = copy

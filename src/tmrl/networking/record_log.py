@@ -65,9 +65,25 @@ class RecordLog(ABC):
                 it does now.
         """
 
+    def note(self, document: dict[str, Any], forget: int = 0) -> None:
+        """Keeps a small JSON document of the owner's in place of the last one, as safe as the log can.
+
+        Args:
+            document: The document; the log's from now on.
+            forget: Gives up the records before this number in the same step: a log that is opened again has
+                done both or neither, whatever happened in between.
+
+        Raises:
+            TypeError: The document is no JSON.
+            StorageError: It could not be written; the last one is still there, and so are the records.
+            ValueError: Some of the records were not appended yet.
+        """
+        self._require_appended(forget)
+        self._note(document, max(forget, self.first))
+        self.forget(forget)
+
     @abstractmethod
-    def note(self, document: dict[str, Any]) -> None:
-        """Keeps a small JSON document of the owner's in place of the last one, as safe as the log can."""
+    def _note(self, document: dict[str, Any], first: int) -> None: ...
 
     @abstractmethod
     def append(self, parts: Sequence[bytes | memoryview]) -> int:
@@ -116,13 +132,16 @@ class RecordLog(ABC):
         Raises:
             ValueError: Some were not appended yet.
         """
+        self._require_appended(before)
+        if before > self.first:
+            self._forget(before)
+
+    def _require_appended(self, before: int) -> None:
         if before > self.next:
             raise ValueError(
                 f"before must be at most the number of the next record, {self.next}, got {before}; "
                 "only what was appended can be forgotten"
             )
-        if before > self.first:
-            self._forget(before)
 
     @abstractmethod
     def _forget(self, before: int) -> None: ...
@@ -188,8 +207,7 @@ class RamLog(RecordLog):
         given_back = sum(HEAD_BYTES + len(record) for record in forgotten)
         return self._n_bytes - given_back + HEAD_BYTES + n_bytes <= self.max_bytes
 
-    def note(self, document: dict[str, Any]) -> None:
-        """See `RecordLog`; it is gone with the process."""
+    def _note(self, document: dict[str, Any], first: int) -> None:  # noqa: ARG002
         self.noted = document
 
     def append(self, parts: Sequence[bytes | memoryview]) -> int:

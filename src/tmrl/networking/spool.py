@@ -257,8 +257,8 @@ class Spool:
         """Gives room back, after the part of the ledger that goes with it is noted."""
         # Records first: a note must never know of more than the log has after a power cut.
         self.sync()
-        self._log.note({"identity": self.identity, "ledger": self.ledger.to_json(), "next": self._log.next})
-        self._log.forget(self._forgettable)
+        note = {"identity": self.identity, "ledger": self.ledger.to_json(), "next": self._log.next}
+        self._log.note(note, forget=self._forgettable)
         self._shares.forget(self._forgettable)
         self._released_at = time.monotonic()
 
