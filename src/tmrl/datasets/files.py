@@ -145,10 +145,14 @@ def replace_manifest(folder: Path, body: dict[str, Any]) -> int:
     checksum = crc32(_canonical(body))
     document = json.dumps({"body": body, "crc32": checksum}).encode()
     temporary = folder / f"{MANIFEST}.{secrets.token_hex(4)}.tmp"
-    with temporary.open("xb") as stream:
-        stream.write(document)
-        sync(stream)
-    temporary.replace(folder / MANIFEST)
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(document)
+            sync(stream)
+        temporary.replace(folder / MANIFEST)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk has no room for it
+        raise
     sync_folder(folder)
     return checksum
 

@@ -3,6 +3,7 @@
     manifest.json              version, the log's token, its oldest number at that time, the owner's note
     <number of first>.records  a segment, see `record_file.py`; only the newest is appended to
     lock                       held while a process has the log open
+    reserve                    room for a note on a full disk, see `reserve.py`
 
 What is wrong at the end of the newest segment, with no whole record after it, is a record that was being
 written: it is cut off. What is wrong anywhere else is damage: the records around it are read as ever, under
@@ -29,6 +30,7 @@ from tmrl.datasets.files import MANIFEST, read_manifest, replace_manifest, sync_
 from tmrl.errors import DatasetError, StorageError
 from tmrl.networking.record_file import NAME, RecordFile
 from tmrl.networking.record_log import HEAD_BYTES, RecordLog
+from tmrl.networking.reserve import FULL, RESERVE, Reserve
 
 KIND = "log"
 """Of the manifest of a log."""
@@ -50,6 +52,8 @@ class DiskLog(RecordLog):
         max_bytes: How much of the disk its records may take; see `RecordLog`.
         segment_bytes: Size of a file, but at most an eighth of `max_bytes`. Forgotten records are given back
             to the disk in whole files.
+        reserve_bytes: Room to keep for a note on a full disk, besides: at most an eighth of `max_bytes`, but
+            at least twice what the last note took.
 
     Raises:
         StorageError: The folder cannot be written, is open elsewhere, holds something else, or its manifest
@@ -62,7 +66,9 @@ class DiskLog(RecordLog):
         damaged: Numbers of records that opening found damaged or missing; `read` refuses them.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = 1 << 24) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, segment_bytes: int = 1 << 24, reserve_bytes: int = 1 << 20
+    ) -> None:
         super().__init__(max_bytes)
         if segment_bytes < 1:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
@@ -71,6 +77,7 @@ class DiskLog(RecordLog):
         self.cut_bytes = 0
         self.damaged = ()
         self._segment_bytes = min(segment_bytes, max_bytes // SEGMENTS_AT_LEAST)
+        self._reserve_bytes = min(reserve_bytes, max_bytes // SEGMENTS_AT_LEAST)
         self._token = secrets.randbits(64)
         self._first = 0
         self._segments: list[RecordFile] = []
@@ -81,9 +88,11 @@ class DiskLog(RecordLog):
         self._sync_failure: OSError | None = None
         self._synced = 0
         self._named = -1
+        self._note_bytes = 0
         self._lock = _acquire(folder)
         try:
             with _told(folder):
+                self._reserve = Reserve(folder)
                 self._open()
         except BaseException:
             self._release()
@@ -159,13 +168,25 @@ class DiskLog(RecordLog):
         n_bytes = sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
         self._require_room(n_bytes)
         try:
+            self._append(parts, n_bytes)
+        except StorageError:
+            if self._first < self.next or not self._segments[-1].size or self._failure is not None:
+                raise
+            # Nothing is held, but the newest file is still there, and the disk may be full of it.
+            with _told(self.folder):
+                self._begin_segment(self.next)
+                self._drop_segments()
+            self._append(parts, n_bytes)
+        return self.next - 1
+
+    def _append(self, parts: Sequence[bytes | memoryview], n_bytes: int) -> None:
+        try:
             with _told(self.folder):
                 self._make_way(HEAD_BYTES + n_bytes)
                 self._segments[-1].append(parts, n_bytes)
         except BaseException:
             self._cut_back()
             raise
-        return self.next - 1
 
     def _make_way(self, size: int) -> None:
         """Begins a segment if the newest is full; one of which nothing is held is given back by that."""
@@ -279,13 +300,27 @@ class DiskLog(RecordLog):
             del self._segments[0]
         self._count_older()
 
+    def note(self, document: dict[str, Any], forget: int = 0) -> None:
+        """See `RecordLog`; on return it is on the disk, even if that is full."""
+        super().note(document, forget)
+        self._reserve.take(max(self._reserve_bytes, 2 * self._note_bytes))
+
     def _note(self, document: dict[str, Any], first: int) -> None:
         self._require_open()
-        copy: dict[str, Any] = json.loads(json.dumps(document))
+        octets = json.dumps(document)
+        copy: dict[str, Any] = json.loads(octets)
         body = {"kind": KIND, "token": self._token, "first": first, "noted": copy}
         with _told(self.folder):
+            self._replace_manifest(body)
+        self.noted, self._note_bytes = copy, len(octets)
+
+    def _replace_manifest(self, body: dict[str, Any]) -> None:
+        try:
             replace_manifest(self.folder, body)
-        self.noted = copy
+        except OSError as error:
+            if error.errno not in FULL or not self._reserve.give_up():
+                raise
+            replace_manifest(self.folder, body)
 
     def close(self) -> None:
         """Puts all of it on the disk, and lets others open the folder; closing twice is the same as once.
@@ -334,7 +369,7 @@ def _numbers_in(folder: Path) -> list[int]:
     names = {file.name for file in folder.iterdir()}
     segments = set(filter(NAME.fullmatch, names))
     drafts = {name for name in names if name.startswith(f"{MANIFEST}.") and name.endswith(".tmp")}
-    foreign = names - segments - drafts - {MANIFEST, LOCK}
+    foreign = names - segments - drafts - {MANIFEST, LOCK, RESERVE}
     if foreign:
         raise StorageError(
             f"{folder} must be empty or hold a log, but holds {min(foreign)!r}; choose another folder"

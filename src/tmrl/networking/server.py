@@ -8,7 +8,7 @@ from tmrl.networking.addresses import DEFAULT_PORT
 from tmrl.networking.hub import MAX_WORKERS, Hub
 from tmrl.networking.policy_store import PolicyStore
 from tmrl.networking.record_log import RamLog
-from tmrl.networking.spool import Spool
+from tmrl.networking.spool import LEDGER_BYTES, Spool
 from tmrl.networking.transport import Listener, Loopback
 from tmrl.retired import warn_retired
 
@@ -130,7 +130,7 @@ async def _made(folder: Path | None, spool_bytes: int, window: int, max_workers:
         return Hub(Spool(RamLog(spool_bytes), is_durable=False), PolicyStore(), window, max_workers)
     from tmrl.networking.disk_log import DiskLog
 
-    spool = Spool(DiskLog(folder / "parcels", spool_bytes), is_durable=True)
+    spool = Spool(DiskLog(folder / "parcels", spool_bytes, reserve_bytes=LEDGER_BYTES), is_durable=True)
     return Hub(spool, PolicyStore(folder), window, max_workers)
 
 

@@ -33,6 +33,8 @@ ALIGN = 16
 """A parcel begins at a multiple of it, so that rows in it are read where they are."""
 MAX_HEAD_BYTES = 512
 """More than a record adds to its parcel."""
+LEDGER_BYTES = 1 << 24
+"""More than the note of a ledger takes, of as many workers as a server may know."""
 RELEASE_INTERVAL_S = 1.0
 """From one release of room to the next, while there is enough."""
 
@@ -206,9 +208,18 @@ class Spool:
         return None
 
     def _append(self, parts: list[Any], position: Position, record: Record) -> None:
-        number = self._log.append(parts)
+        number = self._appended(parts)
         self._shares.add(record.name, number, sum(map(len, parts)) + HEAD_BYTES)
         self._enter(number, position, record)
+
+    def _appended(self, parts: list[Any]) -> int:
+        try:
+            return self._log.append(parts)
+        except StorageError:  # a disk that has less room than the spool may take
+            if self.first == self._log.first:
+                raise
+            self._release()
+            return self._log.append(parts)
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Records from number `start` on, at least one if there is one."""
