@@ -33,11 +33,11 @@ class FakeWorker:
     def __init__(self, name: str, make: SampleMaker) -> None:
         self.name = name
         self.make = make
-        self.epoch = 0
+        self.epoch = 1 << 20
         self.restart()
 
     def restart(self) -> None:
-        self.epoch += 1
+        self.epoch -= 1  # as after a clock was set back
         self.step = 0
         self.episode = -1
         self.episode_step = 0

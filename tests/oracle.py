@@ -108,7 +108,7 @@ class Oracle:
         if stamp is None:
             return number == self.newest_plain
         lives = [epoch for worker, epoch in self.newest_of if worker == stamp.worker]
-        return stamp.epoch == max(lives) and number == self.newest_of[stamp.worker, stamp.epoch]
+        return stamp.epoch == lives[-1] and number == self.newest_of[stamp.worker, stamp.epoch]
 
     def behind(self, number: int, n: int) -> list[int]:
         """The n rows before a row, oldest first; the reset repeats itself, and others may be missing."""

@@ -189,7 +189,10 @@ def test_steps_are_counted_without_holes_over_episodes_and_resets() -> None:
     assert stamps(worker) == [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 0), (4, 1, 1), (5, 1, 2)]
 
 
-def test_two_lives_of_a_worker_have_different_epochs_and_unnamed_workers_different_names() -> None:
+def test_two_lives_of_a_worker_have_different_epochs_and_unnamed_workers_different_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 7)  # a robot's clock may begin anew at each start
     first, second = make_worker(), make_worker()
     for worker in (first, second):
         worker.reset(collect_samples=True)

@@ -6,7 +6,6 @@ the compressor sees it: from then on nobody but the stream holds it. Observation
 not copied.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from tmrl.integrity import CrcRecord, nest_crcs, transition_crcs
 from tmrl.nest import flatten, unflatten
-from tmrl.transition import Stamp
+from tmrl.transition import Stamp, new_life
 
 
 def owned(nest: Any) -> Any:
@@ -42,14 +41,14 @@ class Stamper:
 
     Attributes:
         worker: As given.
-        epoch: Nanoseconds since 1970 at construction, so that a worker that starts again has another.
+        epoch: Random number of this life of the worker; one that starts again has another.
         episode_step: Steps since the last reset, collected or not.
         is_whole: Whether the last sample, and all before it since the reset, were collected.
     """
 
     def __init__(self, worker: str) -> None:
         self.worker = worker
-        self.epoch = time.time_ns()
+        self.epoch = new_life()
         self.episode_step = 0
         self.is_whole = False
         self._stamped: int | None = None

@@ -9,6 +9,7 @@ final observation among them. A sample that knows where it comes from is a `Samp
 `Stamp`. The stamp rides on the tuple itself, so that no surgery on a list of samples can separate the two.
 """
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex
 
@@ -22,13 +23,22 @@ SAMPLE_FIELDS = ("act", "obs", "rew", "terminated", "truncated", "info")
 TRANSITION_FIELDS = ("prev_obs", "new_act", "rew", "new_obs", "terminated", "truncated")
 
 
+def new_life() -> int:
+    """A random number of 62 bits, not 0, that tells one life of something from all others.
+
+    Not the time: clocks are set back, and those of robots begin anew at each start.
+    """
+    return secrets.randbelow((1 << 62) - 1) + 1
+
+
 class Stamp(NamedTuple):
     """Where a sample stands in its stream."""
 
     worker: str
     """Name of the worker, unique among those that feed one memory."""
     epoch: int
-    """One life of the worker; a restarted worker has another epoch. A stream is named (worker, epoch)."""
+    """One life of the worker; a restarted worker has another epoch, at random. A stream is named (worker,
+    epoch). Of two lives the one whose samples come first is the earlier one."""
     step: int
     """Number of the sample in its stream, counting from 0 without holes, resets included."""
     episode: int

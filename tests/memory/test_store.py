@@ -8,6 +8,7 @@ import pytest
 from makers import buffer_of
 from nests import is_identical
 from tmrl.memory import ReplayMemory, store
+from tmrl.memory.stats import ArrivalTimes
 from tmrl.transition import Sample, Stamp
 
 CAPACITY = 30
@@ -41,3 +42,14 @@ def test_rows_copied_in_pieces_are_as_in_ram_and_none_is_damaged(
         assert len(reopened) == len(twin)
         for index in range(len(twin)):
             assert is_identical(reopened.get_transition(index), twin.get_transition(index))
+
+
+def test_no_row_arrived_in_the_future_though_the_clock_was_set_back_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times, again = ArrivalTimes(), ArrivalTimes()
+    times.note(0)
+    state = times.state()
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    again.restore(state)
+    assert 0 <= again.ages_s(np.array([0]))[0] < 60

@@ -150,6 +150,7 @@ def test_a_closed_outbox_takes_nothing():
 def test_two_lives_that_begin_at_the_same_time_are_two(monkeypatch):
     """A clock that is set back, or that a robot begins anew at each start, must not make them one."""
     monkeypatch.setattr("time.time_ns", lambda: 7)
+    monkeypatch.setattr("time.time", lambda: 7.0)
     ledger = Ledger()
     first, second = (ram_outbox("robot") for _ in range(2))
     for outbox in (first, second):

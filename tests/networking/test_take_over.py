@@ -224,3 +224,13 @@ def test_the_oldest_program_that_is_remembered_can_be_driven_as_any_other(server
         assert isinstance(answer, Welcome)
 
     in_loop(drive())
+
+
+def test_a_clock_that_is_set_back_makes_nobody_seen_in_the_future(server, monkeypatch):
+    with worker_line(server), TrainerLine(server.loopback) as trainer:
+        trainer.start()
+        until(lambda: server.report()["workers"] and server.report()["trainer"]["seen_s"] is not None)
+        monkeypatch.setattr("time.time", lambda: 0.0)
+        report = server.report()
+        assert 0 <= report["workers"][0]["seen_s"] < 60
+        assert 0 <= report["trainer"]["seen_s"] < 60

@@ -204,9 +204,11 @@ class ArrivalTimes:
 
     def restore(self, state: list[tuple[int, float]]) -> None:
         """Takes over what `state` returned, maybe in another process."""
-        offset = time.time() - self.clock()
+        now = self.clock()
+        offset = time.time() - now
         self._times.first_ids = [first_id for first_id, _ in state]
-        self._times.values = [seconds - offset for _, seconds in state]
+        # Not in the future, though the wall clock may have been set back meanwhile.
+        self._times.values = [min(seconds - offset, now) for _, seconds in state]
 
     def _thinning(self) -> int:
         return 1 + len(self._times.values) // MAX_SAVED_TIMES

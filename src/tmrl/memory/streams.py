@@ -83,13 +83,15 @@ class StreamTable:
         code = self._codes.get(stream)
         if code is None:
             code = self._codes[stream] = len(self._codes)
-            self._lives[stream.worker] = max(stream.epoch, self._lives.get(stream.worker, stream.epoch))
+            if stream.epoch >= 0 or stream.worker not in self._lives:
+                self._lives[stream.worker] = stream.epoch
         return code
 
     def open_row(self, worker: str, ring: int = 0) -> int | None:
         """Id of a worker's newest row, if it is in a ring and may be followed: episode and life go on.
 
-        A life ends when the next one begins. Datasets, whose epochs are negative, are whole as they are.
+        A life ends when the next one begins, which is when its first rows come: epochs have no order.
+        Datasets, whose epochs are negative, are whole as they are.
         """
         epoch = self._lives[worker]
         newest = self._newest.get(Stream(worker, epoch))

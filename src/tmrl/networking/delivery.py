@@ -13,7 +13,6 @@ than it does itself, as after a power cut that took its newest parcels; numbers 
 """
 
 import logging
-import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tmrl.networking.drops import Drops
 from tmrl.networking.messages import MAX_NUMBERS, Ack, Hello, Nack, Put, Skip, Welcome
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import RecordLog
+from tmrl.transition import new_life
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Outbox:
         self._is_closed = False
         self._failure: Exception | None = None
         noted = log.noted
-        self._epoch = int(noted.get("epoch", 0)) or _new_epoch()
+        self._epoch = int(noted.get("epoch", 0)) or new_life()
         self._sent = log.next  # for all that is known of an earlier process
         self.noted_drops = 0
         drops = Drops(int(noted.get("settled", log.first)), noted.get("dropped", ()))
@@ -215,7 +215,7 @@ class Outbox:
     def begin_epoch(self) -> None:
         """Begins another life, in which what is still there is sent anew."""
         with self._changed:
-            self._epoch = _new_epoch()
+            self._epoch = new_life()
             self._keep(Drops(self.first), 0)
 
     def _keep(self, drops: Drops, dropped_samples: int) -> None:
@@ -239,10 +239,6 @@ class Outbox:
                 self._keep(self._drops, self.dropped_samples)
                 self._log.close()
                 self._changed.notify_all()
-
-
-def _new_epoch() -> int:
-    return secrets.randbits(62) + 1
 
 
 def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:

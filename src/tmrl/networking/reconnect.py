@@ -34,7 +34,7 @@ async def keep_connected(
         use: Uses one connection. It may raise `LineLostError` whenever it likes to have another.
         on_failure: Called with why nothing is dialled any more: the server refuses and would again, or
             something fails at this end, such as the disk.
-        life: Of the line that this connection is part of, see `new_life`.
+        life: Of the line that this connection is part of, see `Peer`.
     """
     wait, pause_s = Wait(f"a connection for {service}"), FIRST_PAUSE_S
     reason = "not dialled yet"

@@ -9,7 +9,6 @@ and until then the worker keeps its own copy. No worker can fill it alone, see `
 """
 
 import logging
-import secrets
 import struct
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from tmrl.networking.messages import MAX_NUMBER, MAX_PARCEL_BYTES, Nack, Put, Sk
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import HEAD_BYTES, RecordLog
 from tmrl.networking.shares import Shares
+from tmrl.transition import new_life
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Spool:
         self._log = log
         self.is_durable = is_durable
         noted = log.noted
-        self.identity: int = noted.get("identity") or secrets.randbits(61) + 1
+        self.identity: int = noted.get("identity") or new_life()
         self.ledger = Ledger.from_json(noted.get("ledger", {}))
         self._unsafe: deque[tuple[int, Position, int]] = deque()
         self._shares = Shares(log.max_bytes)

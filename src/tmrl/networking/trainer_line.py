@@ -49,8 +49,9 @@ from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.spool import Record, enter, from_record
 from tmrl.networking.tasks import either, end
-from tmrl.networking.transport import Connection, Dialer, new_life
+from tmrl.networking.transport import Connection, Dialer
 from tmrl.networking.wishes import wishes_of
+from tmrl.transition import new_life
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ Everything here runs in the event loop of `tmrl.networking.background`.
 """
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -33,12 +32,7 @@ class Peer:
     role: str | None = None
     """`worker` or `trainer`, likewise."""
     life: int = 0
-    """By which its reconnections are told from another program; only its own word."""
-
-
-def new_life() -> int:
-    """A random number for one line of a worker or a trainer, from its construction to its end."""
-    return secrets.randbits(62) + 1
+    """Random number by which its reconnections are told from another program; only its own word."""
 
 
 class Connection(Protocol):
@@ -83,7 +77,7 @@ class Dialer(Protocol):
 
         Args:
             service: What for.
-            life: See `new_life`; 0 where it does not matter.
+            life: Of the line that this connection is part of, see `Peer`; 0 where it does not matter.
 
         Raises:
             LineLostError: The server cannot be reached.

@@ -25,8 +25,9 @@ from tmrl.networking.policy_bytes import load_policy
 from tmrl.networking.policy_store import is_whole
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.tasks import either, end
-from tmrl.networking.transport import Connection, Dialer, new_life
+from tmrl.networking.transport import Connection, Dialer
 from tmrl.sink import Received
+from tmrl.transition import new_life
 from tmrl.waiting import Wait
 
 logger = logging.getLogger(__name__)
