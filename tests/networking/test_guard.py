@@ -43,6 +43,12 @@ def test_a_connection_is_read_no_faster_than_its_pace_beyond_a_burst(monkeypatch
     assert 200 <= received_in(0.5) <= 200 + 100 + 5  # the burst of a second, and half a second
 
 
+def test_each_part_of_a_large_frame_counts_as_a_frame(monkeypatch):
+    monkeypatch.setattr(guard, "FRAMES_PER_S", 200.0)
+    monkeypatch.setattr(guard, "PART_BYTES", 1)
+    assert 40 <= received_in(0.5) <= 40 + 20 + 1  # frames of five bytes
+
+
 def test_a_connection_that_was_silent_may_not_save_up_more_than_a_burst(monkeypatch):
     monkeypatch.setattr(guard, "FRAMES_PER_S", 100.0)
     monkeypatch.setattr(guard, "BURST_S", 0.1)

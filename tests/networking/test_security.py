@@ -262,7 +262,11 @@ def test_more_streams_of_one_connection_than_the_limit_wait_and_disturb_nobody(s
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (struct.pack("<I", 0xFFFFFFFF) + b"x" * 10, "a header must be at most 1,048,576 bytes"),
+        (
+            struct.pack("<I", 0xFFFFFFFF) + b"x" * 10,
+            "a frame must be at most 268,435,456 bytes here, got one of 2,1",
+        ),
+        (struct.pack("<I", 0x7FFFFFFF) + b"x" * 10, "a header must be at most 1,048,576 bytes"),
         (to_frame(Put(0, (10**10,))), "a Put must have the 10,000,000,000 bytes that it says, got 0"),
         (to_frame(Put(0, (7,)), [b"garbage"]), "a parcel must be|must begin with"),
         (to_frame(Put(0, (0,) * (1 << 14))), "a parcel must be 12 bytes, but"),

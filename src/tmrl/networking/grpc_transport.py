@@ -1,8 +1,9 @@
 """The transport over gRPC: one TCP connection, with TLS off this machine, carries all streams of one peer.
 
 A worker only ever dials out, which is what works behind a home router; pings below half a minute keep the
-router's table entry alive and tell a dead peer from a silent one. Frames are opaque bytes: there is no
-protobuf and no code made from one. This module alone imports gRPC, when the first server or line is made.
+router's table entry alive and tell a dead peer from a silent one. Frames are opaque bytes, the large ones in
+parts, see `tmrl.networking.fragments`: there is no protobuf and no code made from one. This module alone
+imports gRPC, when the first server or line is made.
 """
 
 import asyncio
@@ -17,7 +18,15 @@ import grpc.aio
 
 from tmrl.errors import CredentialError, LineLostError, RefusedError
 from tmrl.networking.credentials import ClientCredential, Identity, ServerCredentials, identity_of
-from tmrl.networking.messages import MAX_FRAME_BYTES
+from tmrl.networking.fragments import (
+    HEARD_BY_PEERS,
+    HEARD_BY_SERVERS,
+    PART_BYTES,
+    Turns,
+    frame_of,
+    messages_of,
+)
+from tmrl.networking.tasks import look_at
 from tmrl.networking.transport import SERVICES, Connection, Peer, Serve, Service
 
 T = TypeVar("T")
@@ -35,8 +44,8 @@ REVOCATION_INTERVAL_S = 1.0
 MAX_LIFE_DIGITS = 20
 
 _COMMON: list[tuple[str, int]] = [
-    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", PART_BYTES),
+    ("grpc.max_receive_message_length", PART_BYTES),
     ("grpc.keepalive_time_ms", PING_INTERVAL_S * 1000),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -118,7 +127,7 @@ class GrpcDialer:
         except TimeoutError as error:
             call.cancel()
             raise LineLostError(f"{self.address} did not answer within {DIAL_TIMEOUT_S:g} s") from error
-        return _Call(call, Peer(self.address))
+        return _Call(call, Peer(self.address), HEARD_BY_PEERS[service])
 
     def _open(self) -> grpc.aio.Channel:
         if self._credential is None:
@@ -175,26 +184,31 @@ def _reason(details: str | None) -> str:
 class _Call:
     """A connection as the dialer sees it."""
 
-    def __init__(self, call: Any, peer: Peer) -> None:
+    def __init__(self, call: Any, peer: Peer, max_bytes: int) -> None:
         self.peer = peer
         self._call = call
-        self._lock = asyncio.Lock()
+        self._max_bytes = max_bytes
+        self._lock, self._turn = asyncio.Lock(), asyncio.Lock()
 
     async def send(self, frame: bytes) -> None:
         async with self._lock:
             try:
-                await _unless_closed(self._call.write(frame), self.peer.address)
+                for message in messages_of(frame):
+                    await _unless_closed(self._call.write(message), self.peer.address)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise await self._gone(error) from error
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | bytearray:
+        return await frame_of(self._read, self._max_bytes, self._turn)
+
+    async def _read(self) -> bytes:
         try:
-            frame = await _unless_closed(self._call.read(), self.peer.address)
+            message = await _unless_closed(self._call.read(), self.peer.address)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self._gone(error) from error
-        if frame is _EOF:
+        if message is _EOF:
             raise await self._gone(None)
-        return frame
+        return message
 
     async def _gone(self, error: BaseException | None) -> LineLostError | RefusedError:
         if isinstance(error, grpc.aio.AioRpcError):
@@ -236,6 +250,7 @@ class GrpcListener:
         self._server: grpc.aio.Server | None = None
         self._serve: Serve | None = None
         self._open: dict[_Context, Identity | None] = {}
+        self._turns = Turns()
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, serve: Serve) -> None:
@@ -270,7 +285,8 @@ class GrpcListener:
     def _handler(self, service: Service) -> Any:
         async def handle(_: Any, context: Any) -> None:
             identity = await self._identity(context)
-            connection = _Context(context, _peer_of(context, identity))
+            peer = _peer_of(context, identity)
+            connection = _Context(context, peer, HEARD_BY_SERVERS[service], self._turns.of(peer))
             # The dialer waits for it.
             await context.send_initial_metadata(())
             if self._serve is None:
@@ -339,19 +355,15 @@ def _secrets(own: ServerCredentials) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(own.key_pem, own.cert_pem)], own.ca_pem, require_client_auth=True)
 
 
-def _look_at(write: "asyncio.Future[None]") -> None:
-    """Takes note of how a write ended that nobody awaits any more."""
-    if not write.cancelled():
-        write.exception()
-
-
 class _Context:
     """A connection as the listener sees it."""
 
-    def __init__(self, context: Any, peer: Peer) -> None:
+    def __init__(self, context: Any, peer: Peer, max_bytes: int, turn: asyncio.Lock) -> None:
         self.peer = peer
         self._context = context
-        self._lock = asyncio.Lock()
+        self._max_bytes = max_bytes
+        self._lock, self._turn = asyncio.Lock(), turn
+        self._is_writing = False
         self._task: asyncio.Future[None] | None = None
 
     async def run(self, work: Any) -> None:
@@ -366,8 +378,10 @@ class _Context:
 
     async def send(self, frame: bytes) -> None:
         async with self._lock:
-            write = asyncio.ensure_future(self._context.write(frame))
-            write.add_done_callback(_look_at)
+            if self._is_writing:
+                raise LineLostError(f"{self.peer.address} is gone: it does not take what was sent before")
+            write = asyncio.ensure_future(self._write(frame))
+            write.add_done_callback(look_at)
             try:
                 await asyncio.shield(write)
             except asyncio.CancelledError:
@@ -377,14 +391,23 @@ class _Context:
             except Exception as error:
                 raise LineLostError(f"{self.peer.address} is gone: {error}") from error
 
-    async def receive(self) -> bytes:
+    async def _write(self, frame: bytes) -> None:
+        self._is_writing = True
+        for message in messages_of(frame):
+            await self._context.write(message)
+        self._is_writing = False
+
+    async def receive(self) -> bytes | bytearray:
+        return await frame_of(self._read, self._max_bytes, self._turn)
+
+    async def _read(self) -> bytes:
         try:
-            frame = await self._context.read()
+            message = await self._context.read()
         except Exception as error:
             raise LineLostError(f"{self.peer.address} is gone: {error}") from error
-        if frame is _EOF:
+        if message is _EOF:
             raise LineLostError(f"{self.peer.address} hung up")
-        return frame
+        return message
 
     async def close(self) -> None:
         if self._task is not None:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from tmrl.errors import ProtocolError
+from tmrl.networking.fragments import PART_BYTES
 from tmrl.networking.transport import Connection, Peer
 
 FRAMES_PER_S = 1000.0
@@ -41,10 +42,10 @@ class Paced:
         """See `Connection`."""
         await self._connection.send(frame)
 
-    async def receive(self) -> bytes:
-        """See `Connection`."""
+    async def receive(self) -> bytes | bytearray:
+        """See `Connection`; each part of a large frame counts as a frame."""
         frame = await self._connection.receive()
-        await self.spend(1)
+        await self.spend(max(1.0, len(frame) / PART_BYTES))
         return frame
 
     async def spend(self, n_frames: float) -> None:

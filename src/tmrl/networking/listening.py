@@ -136,4 +136,5 @@ async def linger(connection: Connection, timeout_s: float) -> None:
     with suppress(LineLostError, TimeoutError):
         async with asyncio.timeout(timeout_s):
             while True:
-                await connection.receive()
+                with suppress(ProtocolError):
+                    await connection.receive()

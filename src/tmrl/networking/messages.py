@@ -215,7 +215,7 @@ def to_frame(message: Message, body: Sequence[bytes | memoryview] = ()) -> bytes
     return b"".join((_LENGTH.pack(len(header)), header, own, *body))
 
 
-def from_frame(frame: bytes | memoryview) -> Message:
+def from_frame(frame: bytes | bytearray | memoryview) -> Message:
     """The message in a frame; a body is a view of the frame.
 
     Raises:

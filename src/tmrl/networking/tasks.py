@@ -17,11 +17,24 @@ async def either(*works: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+        await _cancelled(tasks)
+    # An error knows this frame: they would hold each other, and all that a peer sent, for a while.
+    tasks.clear()
+    while done:
+        done.pop().result()
+
+
+async def _cancelled(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(look_at)
+    await asyncio.wait(tasks)
+
+
+def look_at(task: "asyncio.Future[Any]") -> None:
+    """Takes note of how something ended that nobody awaits any more, so that asyncio does not complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def end(futures: "Iterable[Future[None]]") -> None:

@@ -51,11 +51,12 @@ class Connection(Protocol):
         """
         ...
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | bytearray:
         """Waits for the next frame.
 
         Raises:
             LineLostError: The connection is gone.
+            ProtocolError: It is longer than this service has use for, or does not come as it was announced.
         """
         ...
 
