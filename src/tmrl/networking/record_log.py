@@ -5,9 +5,9 @@ other side stands, and forgotten when it says that it has it. `tmrl.networking.d
 """
 
 from abc import ABC, abstractmethod
-from collections import deque
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, Self, final
 
 from tmrl.errors import StorageError
@@ -182,9 +182,10 @@ class RamLog(RecordLog):
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes)
         self.noted = {}
-        self._records: deque[bytes] = deque()
+        self._records: list[bytes] = []  # the first few of them forgotten, and empty by now
+        self._starts = array("q", [0])  # how many bytes came before each, and before the next one
+        self._n_forgotten = 0  # at the beginning of both
         self._first = 0
-        self._n_bytes = 0
 
     @property
     def first(self) -> int:
@@ -194,18 +195,23 @@ class RamLog(RecordLog):
     @property
     def next(self) -> int:
         """See `RecordLog`."""
-        return self._first + len(self._records)
+        return self._first + len(self._records) - self._n_forgotten
 
     @property
     def n_bytes(self) -> int:
         """See `RecordLog`."""
-        return self._n_bytes
+        return self._bytes_from(self._first)
+
+    def _bytes_from(self, number: int) -> int:
+        return self._starts[-1] - self._starts[self._place(number)]
+
+    def _place(self, number: int) -> int:
+        return number - self._first + self._n_forgotten
 
     def has_room(self, n_bytes: int, before: int = 0) -> bool:
         """See `RecordLog`."""
-        forgotten = islice(self._records, max(0, before - self._first))
-        given_back = sum(HEAD_BYTES + len(record) for record in forgotten)
-        return self._n_bytes - given_back + HEAD_BYTES + n_bytes <= self.max_bytes
+        held_bytes = self._bytes_from(min(max(before, self._first), self.next))
+        return held_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
 
     def _note(self, document: dict[str, Any], first: int) -> None:  # noqa: ARG002
         self.noted = document
@@ -215,28 +221,29 @@ class RamLog(RecordLog):
         record = b"".join(parts)
         self._require_room(len(record))
         self._records.append(record)
-        self._n_bytes += HEAD_BYTES + len(record)
+        self._starts.append(self._starts[-1] + HEAD_BYTES + len(record))
         return self.next - 1
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
-        """See `RecordLog`; the payloads are not copied. Costs more, the farther `start` is from both ends."""
+        """See `RecordLog`; the payloads are not copied."""
         self._require_known(start)
-        records: list[bytes] = []
-        for record in islice(self._records, start - self._first, None):
-            max_bytes -= HEAD_BYTES + len(record)
-            if max_bytes < 0 and records:
-                break
-            records.append(record)
-        return records
+        place = self._place(start)
+        stop = bisect_right(self._starts, self._starts[place] + max_bytes, place) - 1
+        return self._records[place : max(stop, place + 1)]
 
     def sync(self) -> int:
         """Does nothing, and says so."""
         return self._first
 
     def _forget(self, before: int) -> None:
-        while self._first < before:
-            self._n_bytes -= HEAD_BYTES + len(self._records.popleft())
-            self._first += 1
+        n_more = before - self._first
+        self._records[self._n_forgotten : self._n_forgotten + n_more] = [b""] * n_more
+        self._n_forgotten += n_more
+        self._first = before
+        # Half of them at least, so that none is moved more often than one is forgotten.
+        if 2 * self._n_forgotten >= len(self._records):
+            del self._records[: self._n_forgotten], self._starts[: self._n_forgotten]
+            self._n_forgotten = 0
 
     def close(self) -> None:
         """Does nothing."""
