@@ -200,6 +200,17 @@ def test_the_layout_is_known_once_there_was_an_action_and_found_anew_when_it_cha
     assert kinds == ["samples", "rows", "rows", "rows", "samples", "rows"]
 
 
+def test_rows_of_too_many_runs_travel_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent_as_rows() -> bool:
+        parts = decode(parcel_of(buffer_of(mixed), Wishes())).parts
+        return all(isinstance(part, RowPart) for part in parts)
+
+    mixed = [*stamped(plain_episode(3), "ann"), *stamped(plain_episode(2), "bob")]
+    assert sent_as_rows()
+    monkeypatch.setattr("tmrl.networking.row_codec.MAX_RUNS", 1)
+    assert not sent_as_rows()
+
+
 def test_wishes_may_change_at_any_time() -> None:
     sent = [step(1.0, info={"n": i}) for i in range(3)]
     encoder = Encoder()
@@ -286,9 +297,35 @@ def test_an_endless_nest_is_refused_and_one_of_the_greatest_depth_travels() -> N
         Encoder().encode(buffer_of([[deep]]))
 
 
-def test_more_samples_than_a_parcel_takes_are_refused() -> None:
-    with pytest.raises(BadSampleError, match="send the Buffer more often; nothing was sent"):
-        Encoder().encode(buffer_of([("x" * (1 << 24),)] * 3))
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (
+            [("x" * (1 << 21),)] * 3,
+            "they need 6,291,.* bytes beside their arrays, and one parcel has 4,194,304",
+        ),
+        ([tuple([] for _ in range(200_000))] * 5, "the containers of a document must fit 67,108,864 bytes"),
+        ([(0,) * 300_000], "a list or a dict must have at most 262,144 items: 300001 exceeds"),
+        (stamped(plain_episode(1), "é" * 257), "bytes of a worker's name must be from 0 to 512, got 514"),
+        (
+            [one for i in range(1025) for one in stamped(plain_episode(1)[:1], f"lane {i}")],
+            "workers must be from 0 to 1,024, got 1,025",
+        ),
+    ],
+    ids=["bytes", "containers", "items", "name", "names"],
+)
+def test_more_than_a_parcel_takes_is_refused_on_the_worker(samples: list[Any], reason: str) -> None:
+    """Else the receiver would refuse it, where nobody can mend it any more."""
+    message = f"are too much for one parcel: .*{reason}.*send the Buffer more often; nothing was sent"
+    with pytest.raises(BadSampleError, match=message):
+        Encoder().encode(buffer_of(samples))
+
+
+def test_more_records_of_episodes_than_a_parcel_takes_are_refused_on_the_worker() -> None:
+    buffer = Buffer()
+    buffer.episodes = [EpisodeRecord("ann", 1.5, 3, False, 7)] * 70_000
+    with pytest.raises(BadSampleError, match="a header must be at most 1,048,576 bytes, got 1,"):
+        Encoder().encode(buffer)
 
 
 def test_wrong_arguments_of_an_encoder_are_told() -> None:
@@ -356,6 +393,7 @@ def set_at(*path: Any) -> Any:
         (set_at(7, 0, b'{"history": []}'), "a schema on the line has no history"),
         (set_at(7, 1, 0, 6, 1 << 40), "the runs must make 7 rows"),
         (set_at(7, 1, 0, 6, 0), "rows must be from 1"),
+        (set_at(7, 1, [None] * 8193), "runs must be from 0 to 8,192, got 8,193"),
         (set_at(7, 1, 0, 5, -1), "policy version must be from 0"),
         (set_at(7, 1, 0, 1, -3), "epoch must be from 0"),
         (set_at(7, 1, 0, 2, -3), "step must be from 0"),
@@ -408,6 +446,73 @@ def test_rows_that_say_what_cannot_be_are_told() -> None:
         struct.pack_into("<q", changed, place, value)
         with pytest.raises(ParcelError, match=message):
             decode(changed)
+
+
+NOTHING = [b"\x90", b"\x80", b"\x91\x80", b"\x81\x00" * 500 + b"\x80", b"\xa2\xc4\x80", b"\xcd\x10\x00"]
+"""What is small as msgpack and large in memory: lists, dicts, dicts in each other, a letter, a number."""
+
+
+def much(nothing: bytes, n_bytes: int) -> bytes:
+    """A document of about so many bytes, of nothing but that."""
+    n_items = min(n_bytes // len(nothing) // 16, 250_000)
+    inner = b"\xdd" + struct.pack(">I", n_items) + nothing * n_items
+    n_lists = n_bytes // len(inner)
+    return b"\xdd" + struct.pack(">I", n_lists) + inner * n_lists
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+@pytest.mark.parametrize("where", ["header", "samples"])
+def test_a_document_that_is_large_in_memory_is_refused_before_it_is(where: str, nothing: bytes) -> None:
+    stats = [0.0, 0.0, 0, 0]
+    if where == "header":
+        header = msgpack.packb([1, 0, [], [], stats, 0, "samples"])
+        octets = b"\x98" + header[1:] + much(nothing, (1 << 20) - 200)
+        parcel = MAGIC + struct.pack("<I", len(octets)) + octets + bytes(-(12 + len(octets)) % 16)
+    else:
+        octets = much(nothing, (1 << 22) - 200)
+        parcel = framed([1, 0, [], [], stats, 0, "samples", [len(octets), None]], octets)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ParcelError):
+            decode(parcel)
+        assert tracemalloc.get_traced_memory()[1] < 125 << 20
+        tracemalloc.reset_peak()
+        assert summary(parcel) == (1, 0, ())
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_at(0, 7_000_000), "samples must be from 0 to 1,000,000, got 7,000,000"),
+        (set_at(1, -1), "episodes must be from 0"),
+        (set_at(2, ["x"] * 1025), "workers must be from 0 to 1,024, got 1,025"),
+        (set_at(2, ["x" * 513]), "malformed.*513"),
+        (set_at(2, [[]]), "a worker must be a str, got a list"),
+        (set_at(2, [[1]]), "malformed"),
+        (set_at(2, [{"a": 1}]), "malformed"),
+        (set_at(2, [b"x"]), "malformed"),
+        (set_at(2, 5), "malformed"),
+        (set_at(0, "x" * 1000), "malformed"),
+    ],
+)
+def test_a_server_is_told_what_a_header_cannot_begin_with(change: Any, message: str) -> None:
+    with pytest.raises(ParcelError, match=message):
+        summary(remade(rows_parcel(), change))
+
+
+def test_a_header_that_ends_in_its_beginning_is_told() -> None:
+    for header in (b"", b"\x98", b"\x98\x01\x00", b"\x98\x01\x00\x92\xa1a"):
+        with pytest.raises(ParcelError, match="malformed: ValueError: it ends too early"):
+            summary(MAGIC + struct.pack("<I", len(header)) + header + bytes(16))
+
+
+def test_a_summary_of_the_longest_names_is_read() -> None:
+    names = [f"{i:0512}" for i in range(1024)]
+    parcel = framed([1, 0, names, [], [0.0, 0.0, 0, 0], 0, "samples", [1, None]], b"")
+    assert summary(parcel).workers == tuple(names)
 
 
 def test_no_bomb_goes_off() -> None:

@@ -187,6 +187,14 @@ class LogMachine(RuleBasedStateMachine):
         self.disk.forget(self.first)
         self.ram.forget(self.first)
 
+    @rule(where=st.floats(0, 1))
+    def room_once_some_are_forgotten(self, where: float) -> None:
+        before = self.first + round(where * (len(self.records) - self.first))
+        held = sum(HEAD_BYTES + len(one) for one in self.records[before:])
+        free = self.ram.max_bytes - held - HEAD_BYTES
+        assert self.ram.has_room(free, before)
+        assert not self.ram.has_room(free + 1, before)
+
     @rule()
     def sync(self) -> None:
         assert self.disk.sync() == len(self.records)

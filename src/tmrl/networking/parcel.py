@@ -10,7 +10,8 @@ needed to read it, so that parcels may be lost, and come in any order.
 
 import logging
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from tmrl.buffer import Buffer
 from tmrl.chunk_buffer import ChunkBuffer, RowPart
 from tmrl.errors import BadSampleError, ParcelError, TmrlError
 from tmrl.first_samples import infer_schema
+from tmrl.networking.claims import check_claimed
 from tmrl.networking.compression import compressed, decompressed
-from tmrl.networking.documents import packed, unpacked
+from tmrl.networking.documents import Beginning, packed, unpacked
 from tmrl.networking.reading import Body, Limits, expect, number, refusals
 from tmrl.networking.row_codec import Layout, decode_rows, encode_rows
 from tmrl.networking.sample_codec import decode_samples, encode_samples
@@ -34,6 +36,12 @@ _PREFIX = struct.Struct("<8sI")
 _ALIGN = 16
 
 LIMITS = Limits()
+MAX_WORKERS = 1024
+"""Whose samples one parcel may hold: a worker and its lanes."""
+MAX_NAME_BYTES = 512
+"""Of a worker's name."""
+_SUMMARY_BYTES = MAX_WORKERS * (MAX_NAME_BYTES + 3) + 32
+"""Of the beginning of a header, which is all that a server reads."""
 
 _STATS = ("stat_train_return", "stat_test_return", "stat_train_steps", "stat_test_steps")
 
@@ -65,7 +73,7 @@ class Wishes:
 
 
 class Summary(NamedTuple):
-    """What a header says of its parcel; a claim of the sender, which `decode` checks."""
+    """What a header begins with; a claim of the sender, which `decode` checks."""
 
     n_samples: int
     n_episodes_ended: int
@@ -113,23 +121,29 @@ class Encoder:
                 message names worker, key and type. Nothing of the Buffer is lost.
         """
         samples = buffer.memory
-        kind, says, body = self._encoded(samples) if samples else ("samples", [0, None], [])
-        header = packed([len(samples), *_about(buffer), kind, says])
+        with _sizes_told(len(samples)):
+            kind, says, body = self._encoded(samples) if samples else ("samples", [0, None], [])
+            header = packed([len(samples), *_about(buffer), kind, says])
+            if len(header) > LIMITS.max_header_bytes:
+                raise ParcelError(
+                    f"a header must be at most {LIMITS.max_header_bytes:,} bytes, got {len(header):,}"
+                )
         padding = -(_PREFIX.size + len(header)) % _ALIGN
         return [_PREFIX.pack(MAGIC, len(header)), header + bytes(padding), *body]
 
     def _encoded(self, samples: list[Any]) -> tuple[str, list[Any], list[Any]]:
-        if self.wishes is not None:
+        wishes = self.wishes  # another thread sets it
+        if wishes is not None:
             try:
-                return "rows", *self._rows(samples, self.wishes)
+                return "rows", *self._rows(samples, wishes)
             except (TmrlError, ValueError, TypeError, LookupError) as reason:
                 # The memory decides about them, and can say more about it.
                 logger.debug("samples travel as they are: %s", reason)
         document, blobs = encode_samples(samples, LIMITS.max_depth)
         if len(document) > LIMITS.max_document_bytes:
-            raise BadSampleError(
-                f"{len(samples)} samples need {len(document):,} bytes beside their arrays, and one parcel "
-                f"has {LIMITS.max_document_bytes:,}; send the Buffer more often; nothing was sent"
+            raise ParcelError(
+                f"they need {len(document):,} bytes beside their arrays, and one parcel has "
+                f"{LIMITS.max_document_bytes:,}"
             )
         if not self._compress:
             return "samples", [len(document), None], [document, *blobs]
@@ -152,9 +166,22 @@ class Encoder:
         return encoded
 
 
+@contextmanager
+def _sizes_told(n_samples: int) -> Generator[None]:
+    """Tells the worker what its receiver would refuse."""
+    try:
+        yield
+    except ParcelError as error:
+        raise BadSampleError(
+            f"{n_samples} samples are too much for one parcel: {error}; make arrays of lists, or send "
+            "the Buffer more often; nothing was sent"
+        ) from error
+
+
 def _about(buffer: Buffer) -> list[Any]:
     """Workers, records and statistics of a Buffer."""
     workers = set(map(worker_of, buffer.memory)) | {record.worker for record in buffer.episodes}
+    check_names(workers)
     episodes = [
         [r.worker, float(r.episode_return), int(r.length), bool(r.is_test), int(r.policy_version)]
         for r in buffer.episodes
@@ -165,14 +192,18 @@ def _about(buffer: Buffer) -> list[Any]:
 
 
 def summary(parcel: bytes | memoryview, limits: Limits = LIMITS) -> Summary:
-    """What the header of a parcel says; the body is not looked at.
+    """What the header of a parcel begins with; neither its rest nor the body is looked at.
 
     Raises:
         ParcelError: It is no parcel.
     """
     with refusals():
         header, _ = _opened(parcel, limits)
-        return header.summary
+        start = Beginning(header[:_SUMMARY_BYTES], MAX_NAME_BYTES)
+        start.length()
+        n_samples, n_ended = start.value(), start.value()
+        n_workers = number("workers", start.length(), 0, MAX_WORKERS)
+        return _summary(n_samples, n_ended, [start.value() for _ in range(n_workers)], limits)
 
 
 def decode(parcel: bytes | memoryview, limits: Limits = LIMITS) -> ChunkBuffer:
@@ -186,7 +217,8 @@ def decode(parcel: bytes | memoryview, limits: Limits = LIMITS) -> ChunkBuffer:
         ParcelError: It is no parcel, a damaged or a hostile one. Nothing of it was run.
     """
     with refusals():
-        header, body = _opened(parcel, limits)
+        packed_header, body = _opened(parcel, limits)
+        header = _header(unpacked(packed_header), limits)
         n = header.summary.n_samples
         parts: list[RowPart | list[Any]] = []
         if header.kind == "rows":
@@ -201,6 +233,7 @@ def decode(parcel: bytes | memoryview, limits: Limits = LIMITS) -> ChunkBuffer:
         buffer.dropped = header.dropped
         for name, value in zip(_STATS, header.stats, strict=True):
             setattr(buffer, name, value)
+        check_claimed(header.summary.workers, buffer)
         return buffer
 
 
@@ -227,7 +260,8 @@ class _Header:
     says: list[Any]
 
 
-def _opened(parcel: bytes | memoryview, limits: Limits) -> tuple[_Header, Body]:
+def _opened(parcel: bytes | memoryview, limits: Limits) -> tuple[memoryview, Body]:
+    """The header, packed, and what follows it."""
     view = memoryview(parcel).cast("B")
     if len(view) > limits.max_bytes:
         raise ParcelError(f"a parcel must be at most {limits.max_bytes:,} bytes, got {len(view):,}")
@@ -239,17 +273,16 @@ def _opened(parcel: bytes | memoryview, limits: Limits) -> tuple[_Header, Body]:
         )
     if n_header > limits.max_header_bytes:
         raise ParcelError(f"a header must be at most {limits.max_header_bytes:,} bytes, got {n_header:,}")
-    header = unpacked(body.take(n_header, "the header"))
+    header = body.take(n_header, "the header")
     body.take(-(_PREFIX.size + n_header) % _ALIGN, "the padding")
-    return _header(header, limits), body
+    return header, body
 
 
 def _header(document: Any, limits: Limits) -> _Header:
     n, n_ended, workers, episodes, stats, dropped, kind, says = expect(list, "a header", document)
-    number("samples", n, 0, limits.max_samples)
-    names = tuple(expect(str, "a worker", name) for name in expect(list, "workers", workers))
+    claim = _summary(n, n_ended, expect(list, "workers", workers), limits)
     records = [_episode(*record) for record in expect(list, "episodes", episodes)]
-    if number("episodes", n_ended) != len(records):
+    if n_ended != len(records):
         raise ParcelError(f"a parcel must hold the {n_ended} episodes that it says, got {len(records)}")
     train_return, test_return, train_steps, test_steps = stats
     for value in (train_return, test_return):
@@ -258,7 +291,26 @@ def _header(document: Any, limits: Limits) -> _Header:
         number("steps", value)
     number("dropped", dropped)
     says = expect(list, "contents", says)
-    return _Header(Summary(n, n_ended, names), records, stats, dropped, expect(str, "kind", kind), says)
+    return _Header(claim, records, stats, dropped, expect(str, "kind", kind), says)
+
+
+def _summary(n_samples: Any, n_ended: Any, workers: list[Any], limits: Limits) -> Summary:
+    number("samples", n_samples, 0, limits.max_samples)
+    number("episodes", n_ended)
+    names = tuple(expect(str, "a worker", name) for name in workers)
+    check_names(names)
+    return Summary(n_samples, n_ended, names)
+
+
+def check_names(workers: Collection[str]) -> None:
+    """Checks whose samples a parcel holds, for their number and their length.
+
+    Raises:
+        ParcelError: They are too many, or one is too long.
+    """
+    number("workers", len(workers), 0, MAX_WORKERS)
+    if longest := max(workers, key=len, default=""):
+        number("bytes of a worker's name", len(longest.encode()), 0, MAX_NAME_BYTES)
 
 
 def _episode(worker: Any, episode_return: Any, length: Any, is_test: Any, version: Any) -> EpisodeRecord:

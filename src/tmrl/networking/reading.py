@@ -26,10 +26,10 @@ class Limits:
     max_bytes: int = 1 << 30
     """Bytes of the parcel, and of its rows once they are decompressed."""
     max_samples: int = 1_000_000
-    max_header_bytes: int = 1 << 24
-    """Bytes of the header; what is made of it in memory may be some 60 times as large."""
-    max_document_bytes: int = 1 << 25
-    """Bytes of samples that travel as they are, without their arrays; in memory some 60 times as large."""
+    max_header_bytes: int = 1 << 20
+    """Bytes of the header; for what is made of it see `tmrl.networking.documents`."""
+    max_document_bytes: int = 1 << 22
+    """Bytes of samples that travel as they are, without their arrays; likewise."""
     max_depth: int = 32
     """Containers within containers."""
 

@@ -186,6 +186,7 @@ class RamLog(RecordLog):
         self._starts = array("q", [0])  # how many bytes came before each, and before the next one
         self._n_forgotten = 0  # at the beginning of both
         self._first = 0
+        self._n_bytes = 0
 
     @property
     def first(self) -> int:
@@ -200,17 +201,16 @@ class RamLog(RecordLog):
     @property
     def n_bytes(self) -> int:
         """See `RecordLog`."""
-        return self._bytes_from(self._first)
-
-    def _bytes_from(self, number: int) -> int:
-        return self._starts[-1] - self._starts[self._place(number)]
+        return self._n_bytes
 
     def _place(self, number: int) -> int:
         return number - self._first + self._n_forgotten
 
     def has_room(self, n_bytes: int, before: int = 0) -> bool:
         """See `RecordLog`."""
-        held_bytes = self._bytes_from(min(max(before, self._first), self.next))
+        held_bytes = self._n_bytes
+        if before > self._first:
+            held_bytes = self._starts[-1] - self._starts[self._place(min(before, self.next))]
         return held_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
 
     def _note(self, document: dict[str, Any], first: int) -> None:  # noqa: ARG002
@@ -221,6 +221,7 @@ class RamLog(RecordLog):
         record = b"".join(parts)
         self._require_room(len(record))
         self._records.append(record)
+        self._n_bytes += HEAD_BYTES + len(record)
         self._starts.append(self._starts[-1] + HEAD_BYTES + len(record))
         return self.next - 1
 
@@ -240,6 +241,7 @@ class RamLog(RecordLog):
         self._records[self._n_forgotten : self._n_forgotten + n_more] = [b""] * n_more
         self._n_forgotten += n_more
         self._first = before
+        self._n_bytes = self._starts[-1] - self._starts[self._n_forgotten]
         # Half of them at least, so that none is moved more often than one is forgotten.
         if 2 * self._n_forgotten >= len(self._records):
             del self._records[: self._n_forgotten], self._starts[: self._n_forgotten]

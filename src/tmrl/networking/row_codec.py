@@ -25,6 +25,8 @@ from tmrl.schema import Leaf, Schema
 from tmrl.schema_json import schema_from_json, schema_to_json
 
 MAX_SCHEMA_BYTES = 1 << 18
+MAX_RUNS = 1 << 13
+"""In one parcel; each becomes objects of a kilobyte."""
 
 _UNSAID = "\0unsaid"
 """Stands for the label of samples that carry none."""
@@ -71,6 +73,8 @@ def encode_rows(samples: Sequence[Any], layout: Layout, level: int) -> tuple[lis
     """
     rows = layout.packer.pack(samples)
     runs = runs_of(samples, _UNSAID, continues=False)
+    if len(runs) > MAX_RUNS:
+        raise ValueError(f"rows must be of at most {MAX_RUNS:,} runs, got {len(runs):,}")
     if len(runs) > 1:
         order = [pick for run in runs for pick in run.picks]
         rows, samples = take_rows(rows, np.array(order)), [samples[i] for i in order]
@@ -209,6 +213,7 @@ Span = tuple[Stream, int | None, str | None, bool, int, int]
 
 
 def _spans(runs: list[Any], n_samples: int) -> list[Span]:
+    number("runs", len(runs), 0, MAX_RUNS)
     spans = [_span(run) for run in runs]
     n = sum(span[-1] for span in spans)
     if n != n_samples:

@@ -27,7 +27,6 @@ from tmrl.buffer import Buffer
 from tmrl.chunk_buffer import ChunkBuffer
 from tmrl.errors import ParcelError, PolicyError, ProtocolError, RefusedError
 from tmrl.networking import background
-from tmrl.networking.claims import check_claimed
 from tmrl.networking.delivery import Ledger
 from tmrl.networking.guard import Complaints
 from tmrl.networking.messages import (
@@ -43,7 +42,7 @@ from tmrl.networking.messages import (
     Wish,
     to_frame,
 )
-from tmrl.networking.parcel import decode, summary
+from tmrl.networking.parcel import decode
 from tmrl.networking.policy_bytes import save_policy
 from tmrl.networking.policy_store import policy_message
 from tmrl.networking.reconnect import hear, keep_connected
@@ -184,7 +183,6 @@ class TrainerLine:
             return 0
         try:
             arrived = decode(record.parcel)
-            check_claimed(summary(record.parcel).workers, arrived)
             buffer += arrived
             buffer.parcels.append(arrived)
             rows = sum(part.chunk.rows.nbytes for part in arrived.parts if not isinstance(part, list))
