@@ -15,7 +15,9 @@ from lanes import lanes_of
 from networking.numbered import until
 from tmrl.buffer import Buffer
 from tmrl.memory import ReplayMemory
-from tmrl.networking import Server
+from tmrl.networking import Server, background
+from tmrl.networking.grpc_transport import GrpcListener
+from tmrl.networking.messages import Report, to_frame
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.runs import crew
 from tmrl.runs.environments import make_env
@@ -335,6 +337,20 @@ def test_status_of_a_server_that_is_away_is_exit_code_1(call):
     assert (code, out) == (1, "")
     remedy = "see whether `tmrl server` runs there, and without --credentials"
     assert err == f"tmrl: 127.0.0.1:{port} cannot be reached: Connection refused; {remedy}\n"
+
+
+def test_status_of_a_server_that_says_something_else_is_exit_code_1(call):
+    async def serve(_, connection):
+        await connection.receive()
+        await connection.send(to_frame(Report(b'{"trainer": null}')))
+        await connection.receive()
+
+    listener = GrpcListener("127.0.0.1", 0)
+    background.run(listener.start(serve))
+    code, out, err = call("status", "--server", f"127.0.0.1:{listener.port}")
+    background.run(listener.stop())
+    assert (code, out) == (1, "")
+    assert err == "tmrl: trainer of a report must be an object, got None\n"
 
 
 WRONG = [

@@ -43,7 +43,7 @@ def worker(settings: Annotated[WorkerSettings, tyro.conf.arg(name="")]) -> int:
 
 def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
     """Show who is connected to a server, how fast samples come, and what waits."""
-    from tmrl.errors import LineLostError, RefusedError
+    from tmrl.errors import LineLostError, ProtocolError, RefusedError
     from tmrl.networking.connecting import dialer_of
     from tmrl.networking.status import report_of
     from tmrl.runs.status_table import print_status
@@ -56,7 +56,7 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
         while True:
             report = report_of(dialer)
             if settings.json:
-                print(json.dumps(report))  # noqa: T201 - for programs
+                print(json.dumps(report.to_json()))  # noqa: T201 - for programs
             else:
                 print_status(Console(), dialer.address, report)
             if settings.watch_s is None:
@@ -66,7 +66,7 @@ def status(settings: Annotated[StatusSettings, tyro.conf.arg(name="")]) -> int:
         unless = ", and without --credentials" if settings.credential is None else ""
         tell(f"{error}; see whether `tmrl server` runs there{unless}")
         return FAILED
-    except RefusedError as error:
+    except (RefusedError, ProtocolError) as error:
         tell(str(error))
         return FAILED
     except KeyboardInterrupt:

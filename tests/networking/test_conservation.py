@@ -179,7 +179,7 @@ class Site:
             self._note_sent(worker)
             worker.child.await_end()
         report = report_of(GrpcDialer("127.0.0.1", self.proxy.target or 0))
-        self.reports = sorted(report["workers"], key=lambda worker: worker["name"])
+        self.reports = sorted(report.to_json()["workers"], key=lambda worker: worker["name"])
         self._await_all()
         (self.folder / "stop-trainer").touch()
         self.trainer.await_word("done")

@@ -32,6 +32,7 @@ from tmrl.networking.messages import (
     to_frame,
 )
 from tmrl.networking.policy_store import policy_message
+from tmrl.networking.report import ServerReport, SpoolReport, TrainerReport
 from tmrl.networking.server import Server
 from tmrl.networking.spool import skip_record, to_record
 from tmrl.networking.status import report_of
@@ -63,6 +64,7 @@ SAID_BY_PEERS = {
     "publish": [to_frame(policy_message(1, b"weights"))],
     "status": [to_frame(Ask())],
 }
+EMPTY = ServerReport(TrainerReport(False, None), 0, SpoolReport(0, 0, 1000, False), ())
 SAID_BY_SERVERS = {
     "samples": [
         to_frame(Welcome(0, 4, WISHES)),
@@ -77,7 +79,7 @@ SAID_BY_SERVERS = {
         to_frame(Skip(2, (0,))),
     ],
     "publish": [to_frame(Ack(1, 1))],
-    "status": [to_frame(Report({"workers": []}))],
+    "status": [to_frame(Report(EMPTY.to_bytes()))],
 }
 
 
@@ -182,7 +184,7 @@ def test_a_server_stands_hostile_peers(watch, service, n_frames):
         attack = Attack(seed=1)
         background.run(attack.on(server.loopback, n_frames, [service]), 7000)
         goes_on(server, line, 1000)
-        assert report_of(server.loopback)["spool"]["bytes"] <= 10_000_000
+        assert report_of(server.loopback).spool.bytes <= 10_000_000
 
 
 @pytest.mark.parametrize("n_frames", N_FRAMES)

@@ -35,7 +35,7 @@ MESSAGES = [
     Refuse("no", is_final=False),
     Subscribe("robot", 3),
     Ask(),
-    Report({"workers": []}),
+    Report(b"{}"),
 ]
 
 

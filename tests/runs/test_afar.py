@@ -142,8 +142,8 @@ def check_nothing_is_lost(site: Site, summary: dict) -> None:
     assert stats.appended == summary["env_steps"]
     assert summary["memory"]["crc_checked"] == summary["memory"]["draws"] > 0
     report = report_of(GrpcDialer("127.0.0.1", site.port))
-    assert sum(worker["samples"] for worker in report["workers"]) >= stats.appended
-    assert [(worker["lost"], worker["skipped"]) for worker in report["workers"]] == [(0, 0)] * N_WORKERS
+    assert sum(worker.samples for worker in report.workers) >= stats.appended
+    assert [(worker.lost, worker.skipped) for worker in report.workers] == [(0, 0)] * N_WORKERS
 
 
 @pytest.mark.timeout(280)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from weakref import WeakValueDictionary
 
 from tmrl.errors import ProtocolError
-from tmrl.networking.messages import MAX_FRAME_BYTES, MAX_HEADER_BYTES
+from tmrl.networking.messages import MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_REPORT_BYTES
 from tmrl.networking.transport import Peer, Service
 
 PART_BYTES = 4 << 20
@@ -27,8 +27,6 @@ _LENGTH = struct.Struct("<I")
 _MARK = 1 << 31
 _PLAIN_BYTES = _LENGTH.size + MAX_HEADER_BYTES
 """Of a frame without a body."""
-MAX_REPORT_BYTES = 8 << 20
-"""Of a frame with a report: ten times what 4,096 workers fill."""
 
 HEARD_BY_SERVERS: dict[Service, int] = {
     "samples": MAX_FRAME_BYTES,
@@ -43,7 +41,7 @@ HEARD_BY_PEERS: dict[Service, int] = {
     "policies": MAX_FRAME_BYTES,
     "feed": MAX_FRAME_BYTES,
     "publish": _PLAIN_BYTES,
-    "status": MAX_REPORT_BYTES,
+    "status": _PLAIN_BYTES + MAX_REPORT_BYTES,
 }
 """Bytes of the largest frame that a worker, a trainer or whoever asks takes of a server."""
 

@@ -41,6 +41,7 @@ from tmrl.networking.messages import (
     to_frame,
 )
 from tmrl.networking.policy_store import PolicyStore
+from tmrl.networking.report import ServerReport, SpoolReport, TrainerReport, WorkerReport
 from tmrl.networking.spool import Spool, SpoolSource
 from tmrl.networking.tasks import either
 from tmrl.networking.transport import Connection, Peer, Service
@@ -104,6 +105,19 @@ class WorkerLink:
         (began_at, before), (_, after) = self._history[0], self._history[-1]
         elapsed_s = time.monotonic() - began_at
         return (after - before) / elapsed_s if elapsed_s > 0 else 0.0
+
+    def report(self, now: float, position: Position | None) -> WorkerReport:
+        """How it stands, and how far its samples have come."""
+        return WorkerReport(
+            name=self.name,
+            is_connected=self.connection is not None,
+            address=None if self.connection is None else self.connection.peer.address,
+            seen_s=now - self.seen_at,
+            samples_per_s=self.samples_per_s,
+            backlog=self.backlog,
+            policy_version=self.policy_version,
+            **{count: 0 if position is None else getattr(position, count) for count in COUNTS},
+        )
 
 
 class Hub:
@@ -395,35 +409,19 @@ class Hub:
 
     async def _serve_status(self, connection: Paced) -> None:
         await first_message(connection, Ask, HELLO_TIMEOUT_S)
-        await connection.send(to_frame(Report(self.report())))
+        await connection.send(to_frame(Report(self.report().to_bytes())))
 
-    def report(self) -> dict[str, Any]:
-        """How everything stands, as what `json.dumps` takes."""
+    def report(self) -> ServerReport:
+        """How everything stands."""
         now, totals = time.monotonic(), self.spool.ledger.totals()
         seen_s = None if self._trainer_seen_at is None else now - self._trainer_seen_at
-        return {
-            "trainer": {"is_connected": self._trainer.connection("feed") is not None, "seen_s": seen_s},
-            "policy_version": self._policies.version,
-            "spool": {
-                "parcels": self.spool.next - self.spool.first,
-                "bytes": self.spool.n_bytes,
-                "max_bytes": self.spool.max_bytes,
-                "is_durable": self.spool.is_durable,
-            },
-            "workers": [
-                {
-                    "name": worker.name,
-                    "is_connected": worker.connection is not None,
-                    "address": None if worker.connection is None else worker.connection.peer.address,
-                    "seen_s": now - worker.seen_at,
-                    "samples_per_s": worker.samples_per_s,
-                    "backlog": worker.backlog,
-                    "policy_version": worker.policy_version,
-                    **_counts(totals.get(worker.name)),
-                }
-                for worker in self._workers.values()
-            ],
-        }
+        spool = self.spool
+        return ServerReport(
+            TrainerReport(self._trainer.connection("feed") is not None, seen_s),
+            self._policies.version,
+            SpoolReport(spool.next - spool.first, spool.n_bytes, spool.max_bytes, spool.is_durable),
+            tuple(link.report(now, totals.get(link.name)) for link in self._workers.values()),
+        )
 
     async def close(self) -> None:
         """Puts what came on the disk, and closes the spool."""
@@ -431,10 +429,6 @@ class Hub:
             self._syncer.cancel()
             await asyncio.gather(self._syncer, return_exceptions=True)
         self.spool.close()
-
-
-def _counts(position: Position | None) -> dict[str, int]:
-    return {name: 0 if position is None else getattr(position, name) for name in COUNTS}
 
 
 def _check_peer(peer: Peer, role: str, name: str | None) -> None:

@@ -1,7 +1,8 @@
 """Messages: what the two ends of a line say to each other, and the frames that carry it.
 
 A frame is a length, a header in msgpack and a body of raw bytes. The header is a list: the message's number
-in `_KINDS`, then its fields in their order. Bodies, which are parcels and policies, are never parsed here.
+in `_KINDS`, then its fields in their order. Bodies, which are parcels, policies and reports, are never parsed
+here.
 
 What comes from a peer is hostile until proven otherwise: every field is checked for its type and its size
 before anything is made of it, and whatever does not fit is a `ProtocolError`.
@@ -34,6 +35,8 @@ MAX_FRAME_BYTES = 256 << 20
 """Of the largest frame, a policy or a parcel with its header."""
 MAX_PARCEL_BYTES = MAX_FRAME_BYTES - 4 * MAX_HEADER_BYTES
 """Of a parcel, and of a policy: what is added to it on its way must fit the frame, too."""
+MAX_REPORT_BYTES = 8 << 20
+"""Of a report; one on 4,096 workers has about two."""
 MAX_NUMBER = 1 << 62
 """Numbers are below it, so that what is added to one fits 64 bits."""
 MAX_SAMPLES = 1 << 32
@@ -187,8 +190,8 @@ class Ask:
 class Report:
     """How the server stands."""
 
-    document: Any
-    """As what `json.dumps` takes."""
+    body: bytes | memoryview = b""
+    """As JSON, see `tmrl.networking.report`."""
 
 
 Message = Hello | Welcome | Put | Skip | Ack | Nack | Wish | Refuse | Subscribe | Policy | Ask | Report
@@ -198,7 +201,7 @@ _KINDS: tuple[type[Message], ...] = (
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple(field for field in fields(kind) if field.name != "body") for kind in _KINDS}
-_BODIED = frozenset((Put, Policy))
+_BODIED = frozenset((Put, Policy, Report))
 
 
 def to_frame(message: Message, body: Sequence[bytes | memoryview] = ()) -> bytes:

@@ -89,8 +89,8 @@ class Server:
         self.port = None if listener is None else listener.port
 
     def report(self) -> dict[str, Any]:
-        """How everything stands, see `Hub.report`."""
-        return background.run(_called(self._hub.report))
+        """How everything stands, as what `json.dumps` takes; see `tmrl.networking.report.ServerReport`."""
+        return background.run(_called(self._hub.report)).to_json()
 
     def close(self) -> None:
         """Hangs up, gives the port back, and puts everything that came on the disk."""

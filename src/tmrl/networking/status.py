@@ -1,20 +1,20 @@
 """Asks a server how it stands."""
 
-from typing import Any
-
 from tmrl.errors import LineLostError, ProtocolError
 from tmrl.networking import background
 from tmrl.networking.messages import Ask, Report, to_frame
 from tmrl.networking.reconnect import hear
+from tmrl.networking.report import ServerReport
 from tmrl.networking.transport import Dialer
 
 
-async def ask(dialer: Dialer) -> dict[str, Any]:
-    """The server's report; see `Hub.report`.
+async def ask(dialer: Dialer) -> ServerReport:
+    """The server's report.
 
     Raises:
         LineLostError: The server cannot be reached.
         RefusedError: It refuses.
+        ProtocolError: It answers what is no report.
     """
     connection = await dialer.dial("status")
     try:
@@ -24,18 +24,19 @@ async def ask(dialer: Dialer) -> dict[str, Any]:
         await connection.close()
     if not isinstance(report, Report):
         raise ProtocolError(f"a server must answer with a Report, got {type(report).__name__}")
-    return report.document
+    return ServerReport.from_bytes(report.body)
 
 
-def report_of(dialer: Dialer, timeout_s: float = 10.0) -> dict[str, Any]:
+def report_of(dialer: Dialer, timeout_s: float = 10.0) -> ServerReport:
     """The server's report, for a thread outside of the line's loop; hangs up.
 
     Raises:
         LineLostError: The server cannot be reached.
         RefusedError: It refuses.
+        ProtocolError: It answers what is no report.
     """
 
-    async def whole() -> dict[str, Any]:
+    async def whole() -> ServerReport:
         try:
             return await ask(dialer)
         finally:
