@@ -192,7 +192,7 @@ def test_wishes_that_are_too_many_are_refused():
 
     store = PolicyStore()
     with pytest.raises(ProtocolError, match="wishes must be at most 65,536 bytes, got"):
-        store.keep_wishes(["x" * 70_000])
+        background.run(store.keep_wishes(["x" * 70_000]), 10)
     assert store.wishes is None
     with pytest.raises(ProtocolError, match=r"a policy must be at most .* and one of 1,048,576, got"):
-        store.keep(policy_message(1 << 30, b"weights"))
+        background.run(store.keep(policy_message(1 << 30, b"weights")), 10)

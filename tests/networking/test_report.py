@@ -76,7 +76,6 @@ def test_what_a_later_version_adds_is_left_out():
 )
 def test_what_is_not_what_it_should_be_is_told(path, value, reason):
     document = report(worker()).to_json()
-    document["workers"] = list(document["workers"])
     place = document
     for key in path[:-1]:
         place = place[key]

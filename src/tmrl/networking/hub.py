@@ -9,7 +9,7 @@
 Nothing that a peer sends is executed, and nothing of it is decoded here but headers. Who breaks the protocol
 is told so and hung up on; nobody else notices. See `tmrl.networking.guard` for who says too much, and
 `tmrl.networking.shares` for who sends too much. Everything runs in one event loop, so nothing needs a
-lock; only the disk is synced in another thread.
+lock; only the disk is synced, and given policies, in another thread.
 """
 
 import asyncio
@@ -144,7 +144,6 @@ class Hub:
         self._wishes: Any = policies.wishes
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
-        self._has_policy = asyncio.Condition()
         self._trainer = Seat("trainer", "end one of them, or give each a server of its own")
         self._trainer_seen_at: float | None = None
         self._syncer: asyncio.Task[None] | None = None
@@ -332,15 +331,8 @@ class Hub:
     ) -> None:
         while True:
             worker.policy_version = known[0]
-            known = await self._newer(known)
+            known = await self._policies.newer(known)
             await connection.send(self._policies.frame)
-
-    async def _newer(self, known: tuple[int, int]) -> tuple[int, int]:
-        """Waits for a policy that is not the one known, and returns its mark."""
-        # Another mark, not a larger number: a new spool counts anew.
-        async with self._has_policy:
-            await self._has_policy.wait_for(lambda: self._policies.mark not in {(0, 0), known})
-            return self._policies.mark
 
     # The trainer.
 
@@ -387,7 +379,7 @@ class Hub:
     async def _wish(self, wishes: Any) -> None:
         self._trainer_seen_at = time.monotonic()
         if wishes != self._wishes:
-            self._policies.keep_wishes(wishes)
+            await self._policies.keep_wishes(wishes)
             self._wishes = wishes
             self._tell_all()
 
@@ -400,9 +392,7 @@ class Hub:
             message = from_frame(await connection.receive())
             if not isinstance(message, Policy):
                 raise ProtocolError(f"a trainer must publish a Policy, got {type(message).__name__}")
-            version = self._policies.keep(message)
-            async with self._has_policy:
-                self._has_policy.notify_all()
+            version = await self._policies.keep(message)
             await connection.send(to_frame(Ack(version, version)))
 
     # Reports.
@@ -428,6 +418,7 @@ class Hub:
         if self._syncer is not None:
             self._syncer.cancel()
             await asyncio.gather(self._syncer, return_exceptions=True)
+        await self._policies.close()
         self.spool.close()
 
 

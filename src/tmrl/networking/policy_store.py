@@ -1,5 +1,11 @@
-"""PolicyStore: the newest policy that a server has, and what its trainer wishes; on disk if the spool is."""
+"""PolicyStore: the newest policy that a server has, and what its trainer wishes; on disk if the spool is.
 
+A disk may be slow, so a thread writes to it, while the event loop serves everybody else. One write at a time,
+in the order in which they came; one that has begun ends, even if who asked for it hangs up. Only then is the
+policy told of, to anybody.
+"""
+
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +41,7 @@ class PolicyStore:
         self.version = self.digest = 0
         self.frame = b""
         self.wishes: Any = None
+        self._turn, self._changed = asyncio.Lock(), asyncio.Condition()
         if folder is not None:
             self._read(folder)
 
@@ -52,38 +59,55 @@ class PolicyStore:
         """Version and digest of the newest, by which it is told from others; zeros before the first."""
         return self.version, self.digest
 
-    def keep(self, policy: Policy) -> int:
-        """Keeps a policy instead of the one before, and returns its number.
+    async def newer(self, known: tuple[int, int]) -> tuple[int, int]:
+        """Waits for a policy that is not the one known, and returns its mark."""
+        # Another mark, not a larger number: a new spool counts anew.
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.mark not in {(0, 0), known})
+            return self.mark
+
+    async def keep(self, policy: Policy) -> int:
+        """Keeps a policy instead of the one before, and returns its number; then it is safe.
 
         Raises:
             ProtocolError: Its digest is not that of its body, or it is too large.
+            OSError: The disk does not take it; the one before is kept.
         """
-        if not is_whole(policy):
-            raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
-        if not policy.version and policy.digest == self.digest:
-            return self.version
-        if len(policy.body) > MAX_PARCEL_BYTES or policy.version > MAX_COUNT:
-            raise ProtocolError(
-                f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes and one of {MAX_COUNT:,}, got "
-                f"{len(policy.body):,} bytes and {policy.version:,}"
-            )
-        version = self.version + max(1, policy.version)
-        self.frame = to_frame(Policy(version, policy.digest), [policy.body])
-        self._write(POLICY, self.frame)
-        self.version, self.digest = version, policy.digest
+        return await asyncio.shield(self._keep(policy))
+
+    async def _keep(self, policy: Policy) -> int:
+        async with self._turn:
+            await asyncio.to_thread(_check, policy)
+            if not policy.version and policy.digest == self.digest:
+                return self.version
+            version = self.version + max(1, policy.version)
+            self.frame = await asyncio.to_thread(self._safe, Policy(version, policy.digest), policy.body)
+            self.version, self.digest = version, policy.digest
+        async with self._changed:
+            self._changed.notify_all()
         return version
 
-    def keep_wishes(self, wishes: Any) -> None:
-        """Keeps what the trainer wishes.
+    def _safe(self, policy: Policy, body: bytes | memoryview) -> bytes:
+        frame = to_frame(policy, [body])
+        self._write(POLICY, frame)
+        return frame
+
+    async def keep_wishes(self, wishes: Any) -> None:
+        """Keeps what the trainer wishes; then it is safe.
 
         Raises:
             ProtocolError: It is too much.
+            OSError: The disk does not take it.
         """
         document = json.dumps(wishes).encode()
         if len(document) > MAX_WISHES_BYTES:
             raise ProtocolError(f"wishes must be at most {MAX_WISHES_BYTES:,} bytes, got {len(document):,}")
-        self.wishes = wishes
-        self._write(WISHES, document)
+        await asyncio.shield(self._keep_wishes(wishes, document))
+
+    async def _keep_wishes(self, wishes: Any, document: bytes) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._write, WISHES, document)
+            self.wishes = wishes
 
     def _write(self, name: str, content: bytes) -> None:
         if self._folder is None:
@@ -93,6 +117,21 @@ class PolicyStore:
             stream.write(content)
             sync(stream)
         draft.replace(self._folder / name)
+
+    async def close(self) -> None:
+        """Waits for what is being written."""
+        async with self._turn:
+            pass
+
+
+def _check(policy: Policy) -> None:
+    if not is_whole(policy):
+        raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
+    if len(policy.body) > MAX_PARCEL_BYTES or policy.version > MAX_COUNT:
+        raise ProtocolError(
+            f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes and one of {MAX_COUNT:,}, got "
+            f"{len(policy.body):,} bytes and {policy.version:,}"
+        )
 
 
 def is_whole(policy: Policy) -> bool:

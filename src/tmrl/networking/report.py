@@ -71,7 +71,7 @@ class ServerReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as what `json.dumps` takes."""
-        return asdict(self)
+        return asdict(self) | {"workers": [asdict(worker) for worker in self.workers]}
 
     def to_bytes(self) -> bytes:
         """The report as JSON, for the line."""
