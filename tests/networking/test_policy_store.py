@@ -1,6 +1,7 @@
 """The store of policies on a disk that is slow, or full."""
 
 import asyncio
+import gc
 import threading
 from contextlib import suppress
 
@@ -118,6 +119,7 @@ def test_a_policy_that_the_disk_does_not_take_is_not_told_of(monkeypatch, tmp_pa
     with pytest.raises(OSError, match="No space left"):
         background.run(store.keep(policy_message(1, b"two")), WAIT_S)
     assert (store.version, store.frame) == (1, frame)
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.frame"]
     assert on_disk(tmp_path) == store.mark
     monkeypatch.undo()
     assert background.run(store.keep(policy_message(2, b"two")), WAIT_S) == 3
@@ -139,3 +141,25 @@ def test_a_policy_that_the_server_may_have_already_is_counted_once(tmp_path):
     versions, frame = background.run(twice(), WAIT_S)
     assert versions == [1, 1]
     assert frame == to_frame(Policy(1, policy_message(1, b"weights").digest), [b"weights"])
+
+
+def test_a_damaged_policy_whose_trainer_hangs_up_meanwhile_troubles_nobody(disk, tmp_path):
+    unheard = []
+    store = PolicyStore(tmp_path)
+
+    async def hung_up_on():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+        first = asyncio.ensure_future(store.keep(policy_message(1, b"one")))
+        await asyncio.to_thread(until, lambda: disk.n_waiting)
+        damaged = asyncio.ensure_future(store.keep(Policy(1, 5, b"damaged")))
+        await asyncio.sleep(0)
+        damaged.cancel()
+        disk.let_go()
+        await first
+        await store.keep(policy_message(0, b"one"))  # waits its turn
+        gc.collect()
+        asyncio.get_running_loop().set_exception_handler(None)
+
+    background.run(hung_up_on())
+    assert not unheard
+    assert store.version == 1

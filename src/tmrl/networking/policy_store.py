@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 from tmrl.datasets.files import sync
 from tmrl.errors import ProtocolError
 from tmrl.networking.messages import MAX_PARCEL_BYTES, Policy, from_frame, to_frame
+from tmrl.networking.tasks import to_its_end
 
 POLICY = "policy.frame"
 WISHES = "wishes.json"
@@ -73,7 +74,7 @@ class PolicyStore:
             ProtocolError: Its digest is not that of its body, or it is too large.
             OSError: The disk does not take it; the one before is kept.
         """
-        return await asyncio.shield(self._keep(policy))
+        return await to_its_end(self._keep(policy))
 
     async def _keep(self, policy: Policy) -> int:
         async with self._turn:
@@ -102,7 +103,7 @@ class PolicyStore:
         document = json.dumps(wishes).encode()
         if len(document) > MAX_WISHES_BYTES:
             raise ProtocolError(f"wishes must be at most {MAX_WISHES_BYTES:,} bytes, got {len(document):,}")
-        await asyncio.shield(self._keep_wishes(wishes, document))
+        await to_its_end(self._keep_wishes(wishes, document))
 
     async def _keep_wishes(self, wishes: Any, document: bytes) -> None:
         async with self._turn:
@@ -113,10 +114,14 @@ class PolicyStore:
         if self._folder is None:
             return
         draft = self._folder / f"{name}.tmp"
-        with draft.open("wb") as stream:
-            stream.write(content)
-            sync(stream)
-        draft.replace(self._folder / name)
+        try:
+            with draft.open("wb") as stream:
+                stream.write(content)
+                sync(stream)
+            draft.replace(self._folder / name)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
 
     async def close(self) -> None:
         """Waits for what is being written."""

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+T = TypeVar("T")
 
 END_S = 2.0
 """How long a cancelled task may take to end."""
@@ -29,6 +31,13 @@ async def _cancelled(tasks: "list[asyncio.Task[None]]") -> None:
         task.cancel()
         task.add_done_callback(look_at)
     await asyncio.wait(tasks)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits something that goes on to its end, whatever becomes of who awaits it."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(look_at)
+    return await asyncio.shield(task)
 
 
 def look_at(task: "asyncio.Future[Any]") -> None:
