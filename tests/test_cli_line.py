@@ -299,7 +299,7 @@ def test_samples_that_no_server_took_are_told_and_sent_by_the_next_worker_of_tha
     away = free_port()
     arguments = ("worker", "--name", "w", "--steps", 20, "--close-s", 0.1)
     assert call(*arguments, "--server", f"127.0.0.1:{away}")[0] == 0
-    assert "1 parcels of 'w' are not known to be safe with the server; they stay in the outbox" in caplog.text
+    assert "1 parcel of 'w' may not be safe with the server yet; the outbox keeps what is left" in caplog.text
     assert call(*arguments[:-1], 10, "--server", f"127.0.0.1:{server.port}")[0] == 0
     (worker,) = server.report()["workers"]
     assert worker["samples"] >= 40
@@ -308,7 +308,7 @@ def test_samples_that_no_server_took_are_told_and_sent_by_the_next_worker_of_tha
 def test_samples_in_memory_that_no_server_took_are_told(call, caplog):
     code, _, _ = call("worker", "--steps", 20, "--close-s", 0.1, "--server", f"127.0.0.1:{free_port()}")
     assert code == 0
-    assert "they were kept in memory, and end with this line" in caplog.text
+    assert "the outbox was in memory, and ends with this line" in caplog.text
 
 
 def test_status_is_a_table_or_json(call, server):

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from networking.numbered import numbered
+from networking.numbered import numbered, ram_outbox
 from tmrl.errors import StorageError
 from tmrl.networking import drops as module
 from tmrl.networking.delivery import Ledger, Outbox, Sender, news_in
@@ -134,6 +134,28 @@ def test_a_receiver_that_is_away_for_days_makes_no_note_grow():
         outbox.put([PARCELS[1, True]])
     assert log.noted["dropped"] == [(outbox.first, outbox.first)]
     assert outbox.dropped_samples == outbox.first > 9000
+
+
+def filled(*ends):
+    """A full outbox of 16 parcels of one sample; whether an episode ends in each, over and over."""
+    parcels = [parcel_of(1, ends[number % len(ends)]) for number in range(16)]
+    outbox = ram_outbox("a", sum(HEAD_BYTES + len(parcel) for parcel in parcels), when_full="drop")
+    for parcel in parcels:
+        outbox.put([parcel])
+    return outbox
+
+
+def test_an_episode_goes_as_a_whole():
+    outbox = filled(False, False, True)
+    outbox.put([parcel_of(1, False)])
+    assert outbox.first == 3
+
+
+@pytest.mark.parametrize("ends", [(False,), (False, False, False, False, False, True)])
+def test_of_an_episode_that_is_long_no_more_goes_than_must(ends):
+    outbox = filled(*ends)
+    outbox.put([parcel_of(1, False)])
+    assert (outbox.first, outbox.dropped_samples) == (1, 1)
 
 
 class DroppingOutbox(RuleBasedStateMachine):

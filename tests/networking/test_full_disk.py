@@ -172,17 +172,62 @@ def test_an_outbox_drops_also_where_the_disk_is_full_of_others(small_disk: Path)
         others.unlink()
 
 
-def test_a_spool_on_a_disk_that_has_less_room_than_it_may_take_gives_room_back_when_it_finds_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, parcel = record_file._write, b"".join(Encoder().encode(numbered("a", 0, 100)))
+def let_hold(max_bytes: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the disk take no more of a log than so many bytes."""
+    write = record_file._write
 
     def write_if_small(descriptor: int, parts: Any, n_bytes: int) -> None:
-        if sum(file.stat().st_size for file in segments(tmp_path)) + n_bytes > 100_000:
+        if sum(file.stat().st_size for file in segments(folder)) + n_bytes > max_bytes:
             full()
         write(descriptor, parts, n_bytes)
 
     monkeypatch.setattr(record_file, "_write", write_if_small)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_outbox_that_may_drop_goes_on_where_the_disk_has_less_room_than_it_may_take(
+    ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = numbered("a", 0, 20)
+    if ends:
+        buffer.record_episode(EpisodeRecord("a", 1.0, 20, is_test=False, policy_version=1))
+    parcel = b"".join(Encoder().encode(buffer))
+    let_hold(50_000, tmp_path, monkeypatch)
+    with closing(Outbox("a", DiskLog(tmp_path, 1 << 20, 1 << 13), True, "drop")) as outbox:
+        for number in range(300):
+            assert outbox.put([parcel]) == number
+        assert 20_000 < outbox.n_bytes < 50_000
+        assert outbox.dropped_samples == 20 * outbox.first > 0
+        assert caplog.text.count("is full") == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(record_file, "_write", full)
+            with pytest.raises(StorageError, match="No space left"):
+                outbox.put([parcel])  # all is dropped, and there is still no room
+        assert outbox.first == outbox.next
+
+
+def test_an_outbox_drops_nothing_where_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    parcel = b"".join(Encoder().encode(numbered("a", 0, 20)))
+    with closing(Outbox("a", DiskLog(tmp_path, 1 << 20), True, "drop")) as outbox:
+        outbox.put([parcel])
+        with monkeypatch.context() as patch:
+            patch.setattr(record_file, "_write", failing)
+            with pytest.raises(StorageError, match="Input/output error"):
+                outbox.put([parcel])
+        assert outbox.put([parcel]) == 1
+        assert (outbox.first, outbox.dropped_samples) == (0, 0)
+
+
+def test_a_spool_on_a_disk_that_has_less_room_than_it_may_take_gives_room_back_when_it_finds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = b"".join(Encoder().encode(numbered("a", 0, 100)))
+    let_hold(100_000, tmp_path, monkeypatch)
     spool = Spool(DiskLog(tmp_path, 1 << 20, 1 << 14), is_durable=True)
     position = spool.ledger.greet("a", 1, 0)
     put = Put(0, (len(parcel),) * 100, 0, parcel * 100)

@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from tmrl.errors import ProtocolError
+from tmrl.errors import ProtocolError, StorageError
 from tmrl.networking.drops import Drops
 from tmrl.networking.messages import MAX_NUMBERS, Ack, Hello, Nack, Put, Skip, Welcome
 from tmrl.networking.parcel import summary
 from tmrl.networking.record_log import RecordLog
+from tmrl.networking.reserve import is_of_full_disk
 from tmrl.transition import new_life
 from tmrl.waiting import Wait
 
@@ -122,13 +123,26 @@ class Outbox:
 
         Raises:
             StalledError: There was no room for `wait_limit_s`.
-            StorageError: The disk is full, or the parcel is larger than the outbox.
+            StorageError: The disk fails; or it is full, and nothing may be dropped, or all was; or the parcel
+                is larger than the outbox.
             ValueError: The outbox is closed.
         """
         size = sum(map(len, parts))
         with self._changed:
             self._make_room(size)
-            return self._log.append(parts)
+            while True:
+                try:
+                    return self._log.append(parts)
+                except StorageError as error:
+                    if (
+                        self._when_full != "drop"
+                        or self.first == self._log.next
+                        or not is_of_full_disk(error)
+                    ):
+                        raise
+                # The disk has less room than the outbox may take.
+                held = self._log.n_bytes
+                self._drop_oldest(self._log.max_bytes - held + max(size, held // 8))
 
     def _make_room(self, size: int) -> None:
         wait = Wait(f"room in the outbox of {self.name!r}, {self._log.max_bytes:,} bytes", self._wait_limit_s)
@@ -155,31 +169,41 @@ class Outbox:
         return f"the receiver, which has {self.settled:,} of {self._log.next:,} parcels safe"
 
     def _drop_oldest(self, size: int) -> None:
-        """Drops whole episodes, as far as parcels know, until there is room for `size` bytes."""
-        stop, first = self.first, self.first
-        counts: list[int] = []
+        """Drops the oldest parcels until there is room for `size` bytes."""
+        first, counts = self.first, self._in_the_way(size)
         is_first = not self.dropped_samples
-        while stop < self._log.next and not self._log.has_room(size, stop):
-            stop = self._episode_end(stop, counts)
         self._keep(self._drops.plus(counts, self._sent), self.dropped_samples + sum(counts))
         if is_first:
             logger.warning(
                 "the outbox of %r is full: parcels %d to %d, %d samples, are dropped, the oldest first; "
                 "see why the receiver is away, or give the outbox more than max_bytes=%d",
-                *(self.name, first, stop - 1, sum(counts), self._log.max_bytes),
+                *(self.name, first, self.first - 1, sum(counts), self._log.max_bytes),
             )
 
-    def _episode_end(self, start: int, counts: list[int]) -> int:
-        """Notes the samples of parcels up to the end of an episode; returns the number after them."""
-        number, n_ended = start, 0
-        while number < self._log.next and not n_ended:
-            n_samples = 0
-            if not damaged_from(self._log, number):
-                (parcel,) = self._log.read(number, 1)
-                n_samples, n_ended, _ = summary(parcel)
+    def _in_the_way(self, size: int) -> list[int]:
+        """Samples in each of the oldest parcels that have to go for `size` bytes.
+
+        They are whole episodes, as far as parcels know, unless the rest of the last one is much.
+        """
+        counts: list[int] = []
+        n_needed, much = 0, size + self._log.n_bytes // 8
+        for number in range(self.first, self._log.next):
+            n_samples, n_ended = self._contents(number)
             counts.append(n_samples)
-            number += 1
-        return number
+            if self._log.has_room(size, number + 1):
+                n_needed = n_needed or len(counts)
+                if n_ended:
+                    return counts
+                if self._log.has_room(much, number + 1):
+                    break
+        return counts[: n_needed or None]
+
+    def _contents(self, number: int) -> tuple[int, int]:
+        """Samples in a parcel, and episodes that end in it; none if it is damaged."""
+        if damaged_from(self._log, number):
+            return 0, 0
+        (parcel,) = self._log.read(number, 1)
+        return summary(parcel)[:2]
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Parcels from number `start` on, at least one if there is one."""

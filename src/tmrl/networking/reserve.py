@@ -8,10 +8,17 @@ import errno
 import os
 from pathlib import Path
 
+from tmrl.errors import StorageError
+
 RESERVE = "reserve"
 """Name of the file."""
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """Errors of a full disk, and of one's share of it."""
+
+
+def is_of_full_disk(error: StorageError) -> bool:
+    """Whether what failed did so for want of room on the disk."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
 
 
 class Reserve:

@@ -188,12 +188,13 @@ class WorkerLine:
 
     def _tell_what_is_left(self) -> None:
         box = self.outbox
+        n_left = box.next - box.first
         logger.warning(
-            "%d parcels of %r are not known to be safe with the server; %s",
-            *(box.next - box.first, box.name),
-            "they stay in the outbox, and go when a worker of this name comes back"
+            "%s of %r may not be safe with the server yet; %s",
+            *("1 parcel" if n_left == 1 else f"{n_left:,} parcels", box.name),
+            "the outbox keeps what is left until a worker of this name comes back"
             if box.is_durable
-            else "they were kept in memory, and end with this line",
+            else "the outbox was in memory, and ends with this line",
         )
 
     def __enter__(self) -> Self:
