@@ -171,6 +171,18 @@ def test_sizes_may_change_with_a_load_but_not_the_sources(tmp_path: Path) -> Non
     assert sorted(rewards(other)) == sorted(rewards(memory_of_saved(tmp_path)))
 
 
+def test_an_episode_whose_first_rows_were_evicted_is_not_joined_to_one_of_another_ring(
+    tmp_path: Path,
+) -> None:
+    memory = fill(memory_of(keep=10), 3)
+    for i in range(9):
+        memory.append(buffer_of(stamped(plain_episode(6, 200 + 10 * i), "eve", 7 * i, i)), source="demo")
+    memory.save(tmp_path)
+    episodes = [episode.rows["rew"].astype(int).tolist() for episode in open_dataset(tmp_path).episodes()]
+    assert episodes[-2:] == [[273, 274, 275, 276], list(range(280, 287))]
+    assert [len(episode) for episode in episodes[:-2]] == [7, 7, 7]
+
+
 def test_a_dataset_keeps_the_labels_that_it_has(tmp_path: Path) -> None:
     recorded = fill(ReplayMemory(), 3)
     recorded.save(tmp_path)

@@ -18,9 +18,18 @@ from tmrl.datasets.damage import damage_of_segments
 from tmrl.datasets.dataset import About, Dataset, Episode
 from tmrl.datasets.files import MANIFEST, read_manifest
 from tmrl.datasets.priorities import damage_of_priorities
-from tmrl.datasets.segments import KIND, LINK, memory_in, read_links, read_rows, rings_in, segments_of
+from tmrl.datasets.segments import (
+    KIND,
+    LINK,
+    Segment,
+    memory_in,
+    read_links,
+    read_rows,
+    rings_in,
+    segments_of,
+)
 from tmrl.errors import DatasetError
-from tmrl.rows import NOBODY, Rows, join_rows, take_rows
+from tmrl.rows import GAP, NOBODY, Rows, join_rows, take_rows
 from tmrl.schema import Nest, Schema
 from tmrl.schema_json import schema_from_json
 
@@ -86,6 +95,14 @@ class LinkedRows(Dataset):
         return Episode(self._take(places), worker, source, bool(self._back[places[0]] == 0), marks)
 
 
+def own_links(back: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The links of a ring, oldest row first, cut where they lead to rows that were evicted.
+
+    Rows of another ring may stand in front of them, and must not be taken for those.
+    """
+    return np.where(back > np.arange(len(back)), GAP, back)
+
+
 def chains(back: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sorts linked rows into episodes.
 
@@ -142,15 +159,17 @@ class SavedMemory(LinkedRows):
             origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
             rings = [(segments_of(folder, ring), int(ring["oldest"])) for ring in rings_in(body)]
             parts = [(segment, max(0, oldest - segment.first)) for ring, oldest in rings for segment in ring]
-            links = [np.empty(0, LINK), *(read_links(folder, part)[skipped:] for part, skipped in parts)]
+            links = [self._links(*ring) for ring in rings]
             self._segments, self._skipped = [part for part, _ in parts], [skipped for _, skipped in parts]
             oldest = max(rings[0][1], parts[0][0].first) if parts else 0
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DatasetError):
                 raise
             raise DatasetError(f"{folder / MANIFEST} must be what save writes, but: {error!r}") from error
-        back, origin = (np.concatenate([part[name] for part in links]) for name in ("back", "origin"))
-        self._starts = np.cumsum([0, *map(len, links[1:])]).tolist()
+        back = np.concatenate([own_links(ring["back"]) for ring in links])
+        origin = np.concatenate([ring["origin"] for ring in links])
+        n_rows = [part.stop - part.first - skipped for part, skipped in parts]
+        self._starts = np.cumsum([0, *n_rows]).tolist()
         self._opened = lru_cache(MAX_OPEN_SEGMENTS)(self._read_rows)
         super().__init__(schema, About("snapshot"), back, origin, origins, self._copy, oldest)
 
@@ -160,6 +179,11 @@ class SavedMemory(LinkedRows):
         yield from damage_of_segments(self._folder, segments, self.schema.row_dtype, LINK)
         for ring in rings_in(self._body):
             yield from damage_of_priorities(self._folder, ring)
+
+    def _links(self, segments: list[Segment], oldest: int) -> NDArray[np.void]:
+        """The links of the rows of a ring from the oldest on."""
+        links = [read_links(self._folder, part)[max(0, oldest - part.first) :] for part in segments]
+        return np.concatenate([np.empty(0, LINK), *links])
 
     def _read_rows(self, place: int) -> Rows:
         return read_rows(self._folder, self._segments[place], self.schema.row_dtype)
