@@ -205,13 +205,16 @@ class StoredMachine(MemoryMachine):
             self.memory._state.abandon()
         if moves:
             self.folder = self.folder.rename(self.folder.with_name(f"{self.folder.name}x"))
-        self.memory = self.make_memory(memory_size=self.oracle.memory_size)
+        self.memory = self.open_again()
         stats = self.memory.stats()
         assert stats.damaged == 0
         if ending == "abandon":  # what was counted since the manifest was written, and is in no row, is gone
             assert stats.duplicates <= self.oracle.duplicates
             assert stats.gaps <= self.oracle.gaps
             self.oracle.duplicates, self.oracle.gaps = stats.duplicates, stats.gaps
+
+    def open_again(self) -> ReplayMemory:
+        return self.make_memory(memory_size=self.oracle.memory_size)
 
     def teardown(self) -> None:
         if hasattr(self, "memory"):

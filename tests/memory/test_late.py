@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from makers import buffer_of, plain_episode, stamped, with_crc
-from tmrl.datasets import row_file
+from tmrl.datasets import stored_ring
 from tmrl.errors import EmptyMemoryError
 from tmrl.memory import ReplayMemory
 from tmrl.memory.snapshot import segment_rows
@@ -142,7 +142,7 @@ class TestInAFolder:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(row_file.RowFile, "_finish_late", die)
+            patch.setattr(stored_ring.StoredRing, "_finish_late", die)
             with pytest.raises(KeyboardInterrupt):
                 memory.write([3, 4], rew=[33.0, 44.0])
         memory._state.abandon()

@@ -321,7 +321,6 @@ def test_an_empty_source_is_named() -> None:
         (lambda: Mixture({"": 1}, keep={"": 5}), "keep must name sources"),
         (lambda: memory_of(keep=50), r"memory_size must be above .* \(demo: 50\), got 50; choose a larger"),
         (lambda: setattr(memory_of(), "memory_size", 20), r"above what is kept of sources \(demo: 20\)"),
-        (lambda: memory_of(storage_path="x"), "storage_path must be None for a Mixture with keep.*got 'x'"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(make: Any, message: str) -> None:

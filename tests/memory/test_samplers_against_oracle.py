@@ -170,9 +170,8 @@ class KeptMachine(MixtureMachine):
 
     keep: dict[str, int] = {"demo": 7}  # noqa: RUF012 - one for each class
 
-    @classmethod
-    def make_sampler(cls) -> Sampler:
-        return Mixture({"online": 0.5, "demo": 0.5}, {"demo": Prioritized()}, empty="others", keep=cls.keep)
+    def make_sampler(self) -> Sampler:
+        return Mixture({"online": 0.5, "demo": 0.5}, {"demo": Prioritized()}, empty="others", keep=self.keep)
 
     SOURCES = ("online", "demo")
 
@@ -199,6 +198,36 @@ class AllKeptMachine(KeptMachine):
     """Every source in a ring of its own; what has no stamp is online."""
 
     keep: dict[str, int] = {"online": 20, "demo": 5}  # noqa: RUF012
+
+
+class StoredKeptMachine(StoredMachine, KeptMachine):
+    """Rings that live in a folder, which is opened again and again, also with rings of other sizes."""
+
+    def open_again(self) -> ReplayMemory:
+        return self.make_memory(memory_size=self.oracle.memory_size - sum(self.keep.values()))
+
+    @rule(n=st.integers(1, 12))
+    def keep_another_number(self, n: int) -> None:
+        others = self.oracle.memory_size - sum(self.keep.values())
+        self.keep = {**self.keep, "demo": n}
+        self.memory.close()
+        self.oracle.keep = self.keep
+        self.oracle.resize(others + sum(self.keep.values()))
+        self.memory = self.open_again()
+
+    @rule()
+    def save_and_load(self) -> None:
+        saved, folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+        self.memory.save(saved)
+        self.memory.close()
+        shutil.rmtree(self.folder)
+        self.folder = folder
+        self.memory = ReplayMemory.load(saved, sampler=self.make_sampler(), storage_path=folder)
+        shutil.rmtree(saved)
+
+
+class StoredAllKeptMachine(StoredKeptMachine, AllKeptMachine):
+    """The same with every source in a ring of its own."""
 
 
 class PrioritizedMachine(SamplerMachine):
@@ -305,6 +334,8 @@ SAMPLERS = (
     MixtureMachine,
     KeptMachine,
     AllKeptMachine,
+    StoredKeptMachine,
+    StoredAllKeptMachine,
 )
 
 WINDOWS: dict[str, tuple[type[MemoryMachine], Any]] = {

@@ -15,7 +15,8 @@ from damage import damage
 from makers import buffer_of, plain_episode, stamped
 from nests import is_identical
 from tmrl.datasets import files, row_file
-from tmrl.datasets.row_file import LINK, RowFile
+from tmrl.datasets.row_file import RowFile
+from tmrl.datasets.stored_ring import LINK
 from tmrl.errors import BadSampleError, DatasetError, SchemaError, StorageError, TmrlError
 from tmrl.memory import ReplayMemory, storage
 from tmrl.transition import Sample, Stamp

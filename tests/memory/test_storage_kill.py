@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmrl.memory import ReplayMemory
+from tmrl.memory import Mixture, ReplayMemory
 
 CAPACITY = 300
 
-# Reads lines "folder first_step point count" and answers each with the steps that were acknowledged.
+# Reads lines "folder keep first_step point count" and answers each with the steps that were acknowledged.
 PARENT = """
 import os, signal, sys
 from pathlib import Path
@@ -26,19 +26,19 @@ from pathlib import Path
 import numpy as np
 
 from tmrl.datasets import files
-from tmrl.datasets import row_file
-from tmrl.memory import ReplayMemory, ring, snapshot, storage, store
+from tmrl.datasets import row_file, stored_ring
+from tmrl.memory import Mixture, ReplayMemory, ring, snapshot, storage, store
 from tmrl.networking import Buffer
 from tmrl.transition import Sample, Stamp
 
 POINTS = {
-    "begin": (row_file.RowFile, "begin"), "commit": (row_file.RowFile, "commit"),
-    "put links": (row_file, "put"), "put rows": (ring, "put"), "write one": (ring.Ring, "write_one"),
+    "begin": (stored_ring.StoredRing, "begin"), "commit": (stored_ring.StoredRing, "commit"),
+    "put links": (stored_ring, "put"), "put rows": (ring, "put"), "write one": (ring.Ring, "write_one"),
     "manifest": (storage.Storage, "commit"), "replace": (Path, "replace"), "sync": (files, "sync"),
     "sync folder": (files, "sync_folder"), "remove": (storage, "remove_others"),
-    "create": (row_file.RowFile, "create"), "copy links": (row_file.RowFile, "copy_links"),
+    "create": (row_file.RowFile, "create"), "copy links": (stored_ring.StoredRing, "copy_links"),
     "sync rows": (row_file.RowFile, "sync"), "announce": (storage.Storage, "announce"),
-    "repair": (row_file.RowFile, "repair"), "segment": (snapshot, "write_array"),
+    "repair": (stored_ring.StoredRing, "repair"), "segment": (snapshot, "write_array"),
 }
 
 def die_at(owner, name, count, is_before):
@@ -56,16 +56,19 @@ def die_at(owner, name, count, is_before):
     setattr(owner, name, dying)
 
 def sample(i):
-    lap, place = divmod(i, 120)  # three workers take turns of forty steps
+    lap, place = divmod(i, 120)  # three workers take turns of forty steps; the last one demonstrates
     worker, step = place // 40, lap * 40 + place % 40
     episode, episode_step = divmod(step, 30)
     obs = np.full(8, i, np.int64)
     values = (None if episode_step == 0 else obs, obs, float(i), episode_step == 29, False, {})
-    return Sample(values, Stamp(f"w{worker}", 1, step, episode, episode_step))
+    source = "demo" if worker == 2 else "online"
+    return Sample(values, Stamp(f"w{worker}", 1, step, episode, episode_step, source))
 
-def live(folder, i):
+def live(folder, keep, i):
     sizes = (300, 330)
-    memory = ReplayMemory(memory_size=300, batch_size=8, seed=0, storage_path=folder)
+    kept = {"demo": keep} if keep else None
+    sampler = Mixture({"online": 1, "demo": 1}, empty="others", keep=kept)
+    memory = ReplayMemory(memory_size=300, batch_size=8, seed=0, storage_path=folder, sampler=sampler)
     for turn in range(200):
         n = (1, 1, 3, 40, 1, 80)[turn % 6] if i else 6
         buffer = Buffer()
@@ -83,14 +86,14 @@ def live(folder, i):
     os.kill(os.getpid(), signal.SIGKILL)  # the point was not passed so often
 
 for line in sys.stdin:
-    folder, i, point, count = line.rsplit(" ", 3)
+    folder, keep, i, point, count = line.rsplit(" ", 4)
     pid = os.fork()
     if pid == 0:
         try:
             if point != "-":
                 name, _, when = point.replace("_", " ").rpartition(" ")
                 die_at(*POINTS[name], int(count), when == "before")
-            live(Path(folder), int(i))
+            live(Path(folder), int(keep), int(i))
         finally:
             os._exit(1)
     print("pid", pid, flush=True)
@@ -115,11 +118,11 @@ class Killer:
             [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, folder: Path, first: int, point: str, count: int, after_s: float) -> int:
+    def run(self, folder: Path, keep: int, first: int, point: str, count: int, after_s: float) -> int:
         """One life; returns the number of the sample after the last one that was acknowledged."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{folder} {first} {point} {count}\n")
+        self.process.stdin.write(f"{folder} {keep} {first} {point} {count}\n")
         self.process.stdin.flush()
         acknowledged = first
         for line in self.process.stdout:
@@ -144,7 +147,7 @@ def killer() -> Iterator[Killer]:
     killer.process.communicate()
 
 
-def check(memory: ReplayMemory, acknowledged: int) -> int:
+def check(memory: ReplayMemory, keep: int, acknowledged: int) -> int:
     """Looks at all that is there; returns the number of the first sample that is not."""
     stats = memory.stats()
     assert stats.damaged == 0
@@ -160,11 +163,19 @@ def check(memory: ReplayMemory, acknowledged: int) -> int:
         assert rew == np.float32(i)
         assert terminated == (episode_step(i) == 29)
         numbers.append(i)
-    # Every transition between the oldest and the newest row is there, each once.
-    oldest, newest = stats.appended - stats.rows, stats.appended
+    # Every transition between the oldest and the newest row of each ring is there, each once.
     assert stats.rows >= min(acknowledged, CAPACITY + 1) - 80  # at most the rows being written are emptied
-    assert numbers == [i for i in range(oldest, newest) if episode_step(i) and before(i) >= oldest]
-    return newest
+    expected: list[int] = []
+    for sources in (("online",), ("demo",)) if keep else (("online", "demo"),):
+        of_ring = [i for i in range(stats.appended) if source(i) in sources]
+        held = of_ring[-sum(stats.sources[source].rows for source in sources) :]
+        expected += [i for i in held if episode_step(i) and before(i) in held]
+    assert numbers == expected
+    return stats.appended
+
+
+def source(i: int) -> str:
+    return "demo" if i % 120 // 40 == 2 else "online"
 
 
 def before(i: int) -> int:
@@ -176,15 +187,23 @@ def episode_step(i: int) -> int:
     return (i // 120 * 40 + i % 40) % 30
 
 
-def kill_and_check(killer: Killer, folder: Path, at_points: list[str], at_random: int, latest: int) -> None:
-    """One life after the other; each is killed at one of the first `latest` passes of its point."""
+def kill_and_check(
+    killer: Killer, folder: Path, at_points: list[str], at_random: int, latest: int, keep: int = 0
+) -> None:
+    """One life after the other; each is killed at one of the first `latest` passes of its point.
+
+    With `keep`, rings change their sizes whenever the folder is opened.
+    """
     rng = random.Random(latest)
-    first = killer.run(folder, 0, "announce_before", 60, 0.0)
+    first = killer.run(folder, keep, 0, "announce_before", 60, 0.0)
     assert first > 2 * CAPACITY  # from now on rows are overwritten
-    for point in [*at_points, *["-"] * at_random]:
-        acknowledged = killer.run(folder, first, point, rng.randrange(1, latest), rng.uniform(0.0, 0.2))
-        with ReplayMemory(memory_size=CAPACITY, seed=0, storage_path=folder) as memory:
-            first = check(memory, acknowledged)
+    shares = {"online": 1, "demo": 1}
+    for life, point in enumerate([*at_points, *["-"] * at_random]):
+        now = keep + life % 3 if keep else 0
+        acknowledged = killer.run(folder, now, first, point, rng.randrange(1, latest), rng.uniform(0.0, 0.2))
+        sampler = Mixture(shares, empty="others", keep={"demo": keep} if keep else None)
+        with ReplayMemory(memory_size=CAPACITY, seed=0, sampler=sampler, storage_path=folder) as memory:
+            first = check(memory, keep, acknowledged)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a thing of POSIX")
@@ -192,7 +211,16 @@ def test_thirty_kills_lose_nothing_that_was_acknowledged(killer: Killer, tmp_pat
     kill_and_check(killer, tmp_path / "memory", POINTS, at_random=5, latest=4)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a thing of POSIX")
+def test_thirty_kills_lose_nothing_of_any_ring(killer: Killer, tmp_path: Path) -> None:
+    kill_and_check(killer, tmp_path / "memory", POINTS, at_random=5, latest=4, keep=100)
+
+
 @pytest.mark.stress
 @pytest.mark.timeout(7200)
-def test_a_thousand_kills_lose_nothing_that_was_acknowledged(killer: Killer, tmp_path: Path) -> None:
-    kill_and_check(killer, tmp_path / "memory", POINTS * 16, at_random=1000 - 16 * len(POINTS), latest=30)
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_thousand_kills_lose_nothing_that_was_acknowledged(
+    keep: int, killer: Killer, tmp_path: Path
+) -> None:
+    n_random = 1000 - 16 * len(POINTS)
+    kill_and_check(killer, tmp_path / "memory", POINTS * 16, n_random, latest=30, keep=keep)

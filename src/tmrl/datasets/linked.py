@@ -157,7 +157,7 @@ class SavedMemory(LinkedRows):
         try:
             schema = Schema(nothing, nothing) if body["schema"] is None else schema_from_json(body["schema"])
             origins = [(str(worker), str(source)) for worker, source, *_ in body["state"]["tally"]]
-            rings = [(segments_of(folder, ring), int(ring["oldest"])) for ring in rings_in(body)]
+            rings = [(segments_of(folder, ring), int(ring["oldest"])) for ring in rings_in(body).values()]
             parts = [(segment, max(0, oldest - segment.first)) for ring, oldest in rings for segment in ring]
             links = [self._links(*ring) for ring in rings]
             self._segments, self._skipped = [part for part, _ in parts], [skipped for _, skipped in parts]
@@ -177,7 +177,7 @@ class SavedMemory(LinkedRows):
         """Reads every checksum, and names the first bad row of each damaged file by its id."""
         segments = map(asdict, self._segments)
         yield from damage_of_segments(self._folder, segments, self.schema.row_dtype, LINK)
-        for ring in rings_in(self._body):
+        for ring in rings_in(self._body).values():
             yield from damage_of_priorities(self._folder, ring)
 
     def _links(self, segments: list[Segment], oldest: int) -> NDArray[np.void]:

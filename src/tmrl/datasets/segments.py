@@ -6,7 +6,7 @@
 `tmrl.memory.snapshot` writes them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,9 +95,15 @@ def ring_in(body: dict[str, Any], source: str) -> dict[str, Any]:
     return body.get("kept", {}).get(source, {}) if source else body
 
 
-def rings_in(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a memory's part of a manifest says of each ring."""
-    return [body, *body.get("kept", {}).values()]
+def rings_in(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a memory's part of a manifest says of each ring, by its kept source."""
+    return {"": body, **body.get("kept", {})}
+
+
+def with_rings(body: dict[str, Any], rings: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A memory's part of a manifest, with what `rings_in` and `ring_in` are to find in it."""
+    kept = {source: ring for source, ring in rings.items() if source}
+    return body | rings[""] | ({"kept": kept} if kept else {})
 
 
 def segment_of(fields: dict[str, Any]) -> Segment:

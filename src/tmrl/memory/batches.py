@@ -14,16 +14,15 @@ from tmrl.memory.blocks import Block
 from tmrl.memory.crc import BatchChecker
 from tmrl.memory.handout import HandOut, one_transition
 from tmrl.memory.rebuilding import rebuilt
-from tmrl.memory.rings import DrawnOfRings, Rings
+from tmrl.memory.rings import AnyStore, DrawnOfRings
 from tmrl.memory.stats import Tally
-from tmrl.memory.store import Drawn, Store
+from tmrl.memory.store import Drawn
 from tmrl.memory.windows import Transition, Window
 from tmrl.transition import Batch
 
 PADDING = -1
 """Stands for the id of a row that repeats the one before it."""
 
-AnyStore = Store | Rings
 AnyDrawn = Drawn | DrawnOfRings
 
 

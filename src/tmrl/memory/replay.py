@@ -7,6 +7,7 @@ makes an append, and a draw with its gather, each happen at one instant.
 
 import operator
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -28,14 +29,13 @@ from tmrl.memory.intake import Intake
 from tmrl.memory.prefetch import prefetcher_of
 from tmrl.memory.prioritized import checked_updates
 from tmrl.memory.rebuilding import made_of, rebuilt
-from tmrl.memory.rings import Rings, check_in_ram
+from tmrl.memory.rings import AnyStore
 from tmrl.memory.rows_on_disk import read_rows
 from tmrl.memory.samplers import Choice, Sampler, Uniform
 from tmrl.memory.size import checked_size
 from tmrl.memory.state import MemoryState, Owner
 from tmrl.memory.stats import MemoryStats
 from tmrl.memory.storage import Storage
-from tmrl.memory.store import Store
 from tmrl.memory.summary import summary
 from tmrl.memory.torch_memory import TorchMemory
 from tmrl.memory.windows import Transition, Window, window_to_json
@@ -122,7 +122,6 @@ class ReplayMemory(TorchMemory):
         if flush_interval_s is not None and not flush_interval_s > 0:
             raise ValueError(f"flush_interval_s must be above 0, or None, got {flush_interval_s}")
         self.sampler = sampler or Uniform()
-        check_in_ram(storage_path, self.sampler.keep)
         self.sampler.begin(np.random.default_rng(seed))
         self.storage_path = None if storage_path is None else Path(storage_path)
         self.window = window or Transition()
@@ -227,7 +226,7 @@ class ReplayMemory(TorchMemory):
         return 0 if store is None else len(store.anchors)
 
     @property
-    def _store(self) -> Store | Rings | None:
+    def _store(self) -> AnyStore | None:
         return self._state.store
 
     def sample(self) -> Any:
@@ -404,12 +403,8 @@ class ReplayMemory(TorchMemory):
         with self._lock:
             self._batches.forget()
             self._drawn = None
-            self._state.load(
-                body,
-                checksum,
-                lambda ring, row_dtype, put: read_rows(folder, body | ring, row_dtype, put),
-                lambda ring, kind: read_priorities(folder, ring, kind),
-            )
+            of_folder = partial(read_rows, folder, body), partial(read_priorities, folder)
+            self._state.load(body, checksum, *of_folder)
 
     def flush(self) -> None:
         """Puts the rows and all the rest on the disk, so that they survive a power cut; nothing in RAM.

@@ -33,11 +33,6 @@ class Ring:
         self.next = 0
         self.records: NDArray[np.void] = rows.view(record_dtype(rows.dtype))
 
-    @classmethod
-    def in_ram(cls, row_dtype: np.dtype[np.void], n_rows: int) -> "Ring":
-        """A ring of its own arrays, allocated at once and backed by memory as they fill."""
-        return cls(np.zeros(n_rows, row_dtype), np.zeros(n_rows, COLUMNS))
-
     def __len__(self) -> int:
         return self.next - self.oldest
 

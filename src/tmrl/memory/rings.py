@@ -23,12 +23,13 @@ from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.late import LateValues
 from tmrl.memory.mixture import Mixture
 from tmrl.memory.ring import Ring
-from tmrl.memory.samplers import Index, Slots
+from tmrl.memory.samplers import Index, Sampler, Slots
 from tmrl.memory.stats import Tally
-from tmrl.memory.store import Place, Store, check_ids
+from tmrl.memory.storage import Storage
+from tmrl.memory.store import Store, check_ids
 from tmrl.memory.streams import StreamTable
+from tmrl.memory.table import Table
 from tmrl.memory.windows import Window
-from tmrl.rows import COLUMNS
 from tmrl.schema import Schema
 
 
@@ -46,27 +47,24 @@ def check_room(n_transitions: int, kept: Mapping[str, int]) -> None:
         )
 
 
-def check_in_ram(storage_path: Any, kept: Mapping[str, int]) -> None:
-    """Checks that a memory with kept sources lives in RAM.
+def ring_sizes(n_transitions: int, kept: Mapping[str, int]) -> dict[str, int]:
+    """Kept source to the rows of its ring; `""`, which comes first, is that of all others.
+
+    Args:
+        n_transitions: Most transitions to hold, all rings together.
+        kept: Source label to how many of these are its own.
 
     Raises:
-        ValueError: It does not.
+        ValueError: Kept sources leave no room for the others.
     """
-    if storage_path is not None and kept:
-        raise ValueError(
-            "storage_path must be None for a Mixture with keep, whose rings live in RAM, got "
-            f"{str(storage_path)!r}; call save to write them to a folder, or leave keep out"
-        )
+    check_room(n_transitions, kept)
+    # A transition needs two rows: one row more than transitions, if all are of one episode.
+    return {source: n + 1 for source, n in {"": n_transitions - sum(kept.values()), **kept}.items()}
 
 
 def kept_in(document: dict[str, Any]) -> dict[str, int]:
     """The kept sources of a memory that was saved, and the transitions for which each has room."""
     return {source: int(ring["n_rows"]) - 1 for source, ring in document.get("kept", {}).items()}
-
-
-def state_in(state: dict[str, Any], source: str) -> dict[str, Any]:
-    """The part of a state that the store of a kept source restores; `""` for the one of all others."""
-    return state | {"times": state["kept"][source]} if source else state
 
 
 def check_kept(saved: Mapping[str, int], kept: Mapping[str, int]) -> None:
@@ -119,69 +117,58 @@ class Rings:
 
     Args:
         schema: The layout of the rows.
-        n_transitions: Most transitions to hold, all rings together.
-        kept: Source label to how many of these are its own.
+        table: Where the rows are, a ring for each.
         tally: Counts of where rows come from.
         window: Which transitions are anchors.
         sampler: Draws from all of them.
-
-    Raises:
-        ValueError: Kept sources leave no room for the others.
+        storage: The folder that the table is in; None for RAM.
     """
 
     def __init__(
         self,
         schema: Schema,
-        n_transitions: int,
-        kept: Mapping[str, int],
+        table: Table,
         tally: Tally,
         window: Window,
         sampler: Mixture,
+        storage: Storage | None = None,
     ) -> None:
         self.schema = schema
         self.tally = tally
         self._layout = window.layout
         self._sampler = sampler
-        self._streams = StreamTable()
-        self._number_of = {source: number for number, source in enumerate(kept, 1)}
-        rooms = self._make_rooms(n_transitions, kept)
-        places = [Place(number, self._streams, room) for number, room in enumerate(rooms)]
-        self._kept = [
-            Store(schema, n, tally, window, sampler.sampler_of(source), place=place)
-            for (source, n), place in zip(kept.items(), places[1:], strict=True)
-        ]
+        self._number_of = {source: room.number for source, room in table.rooms.items()}
+        self._table = table
+        self.streams = StreamTable()
+        where = schema, table, tally, window
+        self._kept = {
+            source: Store(*where, sampler.sampler_of(source), storage, source, self.streams)
+            for source in self._number_of
+            if source
+        }
         self._tell_sampler()  # before its own store begins
-        rest = Store(schema, rooms[0].n_rows - 1, tally, window, sampler, place=places[0])
-        self.parts = [rest, *self._kept]
+        self.named_parts = {"": Store(*where, sampler, storage, streams=self.streams), **self._kept}
+        """The stores by their kept sources; `""` is the one of all others."""
+        self.parts = list(self.named_parts.values())
         self.anchors = _AnchorsOfRings(self)
-
-    def _make_rooms(self, n_transitions: int, kept: Mapping[str, int]) -> list[Ring]:
-        """Makes a table, and cuts a ring out of it for each store."""
-        check_room(n_transitions, kept)
-        sizes = np.array([n_transitions - sum(kept.values()), *kept.values()]) + 1
-        rows, columns = np.zeros(sizes.sum(), self.schema.row_dtype), np.zeros(sizes.sum(), COLUMNS)
-        self._starts, self._sizes = np.cumsum(sizes) - sizes, sizes
-        self.table = Ring(rows, columns)
-        ranges = zip(self._starts.tolist(), sizes.tolist(), strict=True)
-        return [Ring(rows[start : start + n], columns[start : start + n]) for start, n in ranges]
 
     def _tell_sampler(self) -> None:
         self._sampler.begin_kept(
             {
-                source: KeptIndex(self._kept[number - 1], int(self._starts[number]))
-                for source, number in self._number_of.items()
+                source: KeptIndex(store, self.start_of(self._number_of[source]))
+                for source, store in self._kept.items()
             }
         )
 
     @property
-    def kept(self) -> dict[str, int]:
-        """Source label to the capacity of its ring."""
-        return {source: self.parts[number].capacity for source, number in self._number_of.items()}
+    def table(self) -> Ring:
+        """All rows by their slots, for a gather."""
+        return self._table.whole
 
     @property
-    def named_parts(self) -> dict[str, Store]:
-        """The stores by their kept sources; `""` is the one of all others."""
-        return {"": self.parts[0]} | {source: self.parts[n] for source, n in self._number_of.items()}
+    def kept(self) -> dict[str, int]:
+        """Source label to the capacity of its ring."""
+        return {source: store.capacity for source, store in self._kept.items()}
 
     @property
     def index(self) -> Index:
@@ -249,11 +236,11 @@ class Rings:
 
     def numbers_of(self, slots: Slots) -> NDArray[np.int64]:
         """Numbers of the rings that slots of the table are in."""
-        return np.searchsorted(self._starts, slots, side="right") - 1
+        return np.searchsorted(self._table.starts, slots, side="right") - 1
 
     def start_of(self, number: int) -> int:
         """Where in the table a ring begins."""
-        return int(self._starts[number])
+        return int(self._table.starts[number])
 
     def draw(self, ranks: NDArray[np.int64]) -> DrawnOfRings:
         """Turns ranks of transitions into rows."""
@@ -262,7 +249,7 @@ class Rings:
     def drawn(self, pairs: Pairs) -> DrawnOfRings:
         """Says of which rows the windows are."""
         bounds = [(part.ring.oldest, part.ring.next) for part in self.parts]
-        return DrawnOfRings(pairs, bounds, self._starts, self._sizes)
+        return DrawnOfRings(pairs, bounds, self._table.starts, self._table.sizes)
 
     def expand(self, pairs: Pairs) -> NDArray[np.int32]:
         """The slots of whole windows, `(B, L)`."""
@@ -278,7 +265,7 @@ class Rings:
 
     def ring_sizes(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
         """`(B, 1)` rows of the ring that each window is in, for `(B, L)` slots of windows."""
-        return self._sizes[self.numbers_of(slots[:, :1])]
+        return self._table.sizes[self.numbers_of(slots[:, :1])]
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """`(n,)` seconds since rows arrived, by their ids."""
@@ -308,27 +295,35 @@ class Rings:
 
     # Size, saving
 
-    def resize(self, n_transitions: int, kept: Mapping[str, int]) -> None:
-        """Changes the capacity, keeping the newest rows of each ring under the same ids.
+    def move(self, table: Table) -> None:
+        """Goes on in another table, keeping the newest rows of each ring under the same ids.
 
         Args:
-            n_transitions: Most transitions to hold, all rings together.
-            kept: The same sources, and what is kept of each from now on.
-
-        Raises:
-            ValueError: Kept sources leave no room for the others.
+            table: Empty, with a ring for each of the same sources; the memory's from now on.
         """
-        if n_transitions == self.capacity and kept == self.kept:
-            return
-        rooms = self._make_rooms(n_transitions, kept)
+        self._table = table
         self._tell_sampler()
-        for part, room in zip(reversed(self.parts), reversed(rooms), strict=True):
-            part.resize(room.n_rows - 1, room)
+        for part in reversed(self.parts):  # that of the other sources last
+            part.move(table)
 
     def state(self) -> dict[str, Any]:
         """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
-        kept = {source: self.parts[number].times.state() for source, number in self._number_of.items()}
+        kept = {source: store.times.state() for source, store in self._kept.items()}
         return self.parts[0].state() | {"kept": kept}
+
+
+AnyStore = Store | Rings
+
+
+def store_in(
+    table: Table, schema: Schema, tally: Tally, window: Window, sampler: Sampler, storage: Storage | None
+) -> AnyStore:
+    """The store whose rows are in a table, which from now on is the storage's; see `Rings`."""
+    if storage is not None:
+        storage.file = table.file
+    if len(table.rooms) > 1 and isinstance(sampler, Mixture):
+        return Rings(schema, table, tally, window, sampler, storage)
+    return Store(schema, table, tally, window, sampler, storage)
 
 
 class _AnchorsOfRings:

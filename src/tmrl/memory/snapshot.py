@@ -28,7 +28,7 @@ from tmrl.datasets.files import (
     write_array,
 )
 from tmrl.datasets.priorities import new_name, write_priorities
-from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, ring_in, segment_of
+from tmrl.datasets.segments import KIND, LINK, Segment, memory_in, ring_in, segment_of, with_rings
 from tmrl.rows import COLUMNS, Columns, Rows
 
 SEGMENTS_WHEN_FULL = 32
@@ -95,9 +95,7 @@ def write_snapshot(
     written: dict[str, dict[str, Any]] = {}
     for source, ring in rings.items():
         written[source] = _write_ring(folder, ring, ring_in(saved, source).get("segments", ()), names)
-    body = body | {"kind": KIND} | written.pop("")
-    if written:
-        body["kept"] = written
+    body = with_rings(body | {"kind": KIND}, written)
     checksum = replace_manifest(folder, body if within is None else within | {"memory": body})
     remove_others(folder, names)
     return checksum

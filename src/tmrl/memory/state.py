@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,23 @@ import numpy as np
 from tmrl.buffer import Buffer
 from tmrl.chunk import Chunk
 from tmrl.datasets.dataset import Dataset
-from tmrl.datasets.priorities import read_priorities
-from tmrl.datasets.row_file import LINK, info_in
+from tmrl.datasets.row_file import info_in
 from tmrl.datasets.segments import ring_in
+from tmrl.datasets.stored_ring import LINK
 from tmrl.errors import DatasetError, EmptyMemoryError, EvictedRowError, SchemaError, StorageError, TmrlError
 from tmrl.memory.anchors import INDEX_BYTES
 from tmrl.memory.from_dataset import check_layout, choose, chunks_of_dataset
 from tmrl.memory.intake import Intake
 from tmrl.memory.late import LateValues
-from tmrl.memory.mixture import Mixture
-from tmrl.memory.rings import Rings, check_kept, check_room, kept_in, state_in
+from tmrl.memory.recovery import recover, state_in
+from tmrl.memory.rings import AnyStore, check_kept, check_room, kept_in, ring_sizes, store_in
 from tmrl.memory.samplers import Index, Sampler, Uniform
 from tmrl.memory.size import checked_size, transitions_within
 from tmrl.memory.snapshot import NOTHING, RingToSave, write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import SavedPriorities, Store
+from tmrl.memory.table import Table
 from tmrl.memory.windows import Window
 from tmrl.packing import worker_of
 from tmrl.rows import COLUMNS, Columns, Rows
@@ -82,7 +84,7 @@ class MemoryState:
         self.window = window
         self.storage = storage
         self.tally = Tally()
-        self.store: Store | Rings | None = None
+        self.store: AnyStore | None = None
         self.size: int | str = 1
         self.damaged = 0
         self.writes_ignored = 0
@@ -158,17 +160,17 @@ class MemoryState:
         self._is_filling = False
         self._commit()
 
-    def _store_for(self, schema: Schema, waiting: list[Chunk]) -> Store | Rings:
+    def _store_for(self, schema: Schema, waiting: list[Chunk]) -> AnyStore:
         if self.store is None:
             try:
-                self.store = self._open_store(schema)
+                self.store = self._open_store(schema, self.sampler.keep)
             except BaseException:
                 self.intake.forget(waiting)
                 raise
             self._commit()
         return self.store
 
-    def opened(self) -> Store | Rings:
+    def opened(self) -> AnyStore:
         """The rows.
 
         Raises:
@@ -210,11 +212,7 @@ class MemoryState:
         with self.lock:
             self.before_change()
             if self.store is not None:
-                n_transitions = transitions_within(size, self._bytes_per_row(self.store.schema))
-                if isinstance(self.store, Rings):
-                    self.store.resize(n_transitions, self.sampler.keep)
-                elif n_transitions != self.store.capacity:
-                    self.store.resize(n_transitions)
+                self._move(self.store, transitions_within(size, self._bytes_per_row(self.store.schema)))
             self.size = size
 
     @property
@@ -226,33 +224,45 @@ class MemoryState:
         columns = COLUMNS.itemsize if self.storage is None else LINK.itemsize
         return schema.row_dtype.itemsize + columns + INDEX_BYTES + self.sampler.row_bytes
 
-    def _open_store(self, schema: Schema, kept: Mapping[str, int] | None = None) -> Store | Rings:
-        """Makes the rings; kept sources have `kept`, or what the sampler keeps."""
+    def _move(self, store: AnyStore, n_transitions: int) -> None:
+        """Gives the rings other sizes, if these are others."""
+        kept = self.sampler.keep
+        if n_transitions == store.capacity and kept == store.kept:
+            return
+        logger.info("memory_size was %d, and becomes %d transitions", store.capacity, n_transitions)
+        table = self._make_table(store.schema, ring_sizes(n_transitions, kept))
+        store.move(table)
+        if self.storage is not None:
+            self.storage.file = table.file
+            self.storage.commit()
+
+    def _open_store(self, schema: Schema, kept: Mapping[str, int]) -> AnyStore:
+        """Makes the rings, those of kept sources as large as `kept` says."""
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            store = self._make_store(schema, n, self.sampler.keep if kept is None else kept)
+            table = self._make_table(schema, ring_sizes(n, kept))
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
                 f"need {n * row_bytes / 1e9:,.0f} GB; choose a smaller one"
             ) from error
-        self._log_size(store)
-        return store
+        return self._store_in(table, schema)
 
-    def _make_store(self, schema: Schema, n_transitions: int, kept: Mapping[str, int]) -> Store | Rings:
-        if kept and isinstance(self.sampler, Mixture):
-            return Rings(schema, n_transitions, kept, self.tally, self.window, self.sampler)
-        return Store(schema, n_transitions, self.tally, self.window, self.sampler, self.storage)
+    def _make_table(self, schema: Schema, sizes: Mapping[str, int]) -> Table:
+        if self.storage is None:
+            return Table.in_ram(schema.row_dtype, sizes)
+        return Table.in_files(self.storage.create_rows(schema.row_dtype, sizes))
 
-    @staticmethod
-    def _log_size(store: Store | Rings) -> None:
+    def _store_in(self, table: Table, schema: Schema) -> AnyStore:
+        store = store_in(table, schema, self.tally, self.window, self.sampler, self.storage)
         logger.info(
             "memory of %d transitions: %d bytes a row, %.1f MB when full",
             store.capacity,
-            store.schema.row_dtype.itemsize,
+            schema.row_dtype.itemsize,
             store.bytes_full / 1e6,
         )
+        return store
 
     # The folder that the memory lives in
 
@@ -272,25 +282,14 @@ class MemoryState:
             self.restore(document)
             if info is None:
                 return
+            check_kept(kept_in(document), self.sampler.keep)
             schema = schema_from_json(document["schema"])
             self._adopt(schema)
-            saved = read_priorities(storage.folder, document, self.sampler.kind)
-            self.store = store = Store(
-                schema, info.n_rows - 1, self.tally, self.window, self.sampler, storage, info
-            )
-            loss = store.recover(document["state"]["store"], document["next"], saved)
-            if len(loss):
-                self.damaged += len(loss)
-                logger.warning(
-                    "%s: %s; no transition uses them, all others are as they were", storage.folder, loss
-                )
-            wanted = transitions_within(self.size, self._bytes_per_row(schema))
-            if wanted + 1 == info.n_rows:
-                storage.commit()
-            else:
-                logger.info("%s: from %d to %d transitions", storage.folder, info.n_rows - 1, wanted)
-                store.resize(wanted)
-            self._log_size(store)
+            table = Table.in_files(storage.open_rows(schema.row_dtype, info))
+            self.store = store = self._store_in(table, schema)
+            self.damaged += recover(store.named_parts, storage.folder, document)
+            self._move(store, transitions_within(self.size, self._bytes_per_row(schema)))
+            storage.commit()
 
     def _adopt(self, schema: Schema) -> None:
         difference = self.intake.difference(schema)
@@ -308,11 +307,14 @@ class MemoryState:
         with self._flush_lock:
             self.storage.sync()
             with self.lock:
-                store = self.store
-                first_id = store.ring.oldest if isinstance(store, Store) else 0
-                priorities = store.priorities() if isinstance(store, Store) else None
-            if priorities is not None:
-                self.storage.write_priorities(self.sampler.kind, first_id, priorities)
+                parts = {} if self.store is None else self.store.named_parts
+                saved = [
+                    (source, part.sampler.kind, part.ring.oldest, part.priorities())
+                    for source, part in parts.items()
+                ]
+            for source, kind, first_id, priorities in saved:
+                if priorities is not None:
+                    self.storage.write_priorities(source, kind, first_id, priorities)
             with self.lock:
                 self._check_open()
                 self.storage.commit()
@@ -341,9 +343,13 @@ class MemoryState:
 
     def _storage_contents(self) -> dict[str, Any]:
         with self.lock:
-            store = self.store if isinstance(self.store, Store) else None
+            store = self.store
+            parts = {} if store is None else store.named_parts
+            rings = {
+                source: {"n_rows": part.ring.n_rows, "next": part.ring.next} for source, part in parts.items()
+            }
             numbers = {
-                "next": 0 if store is None else store.ring.next,
+                "rings": rings or {"": {"next": 0}},
                 "streams": 0 if store is None else len(store.streams),
                 "origins": len(self.tally.counts),
             }
@@ -400,7 +406,7 @@ class MemoryState:
         self,
         document: dict[str, Any],
         checksum: int,
-        read_rows: Callable[[dict[str, Any], np.dtype[np.void], Callable[..., None]], None],
+        read_rows: Callable[[str, np.dtype[np.void], Callable[..., None]], None],
         read_saved: Callable[[dict[str, Any], str], SavedPriorities | None],
     ) -> None:
         """Takes over what was saved in place of what is held; the size stays.
@@ -408,8 +414,8 @@ class MemoryState:
         Args:
             document: The memory's part of the manifest.
             checksum: Of the whole manifest.
-            read_rows: Given what the document says of a ring, the rows' dtype and a function, calls it with
-                first id, rows and columns of each stretch of rows.
+            read_rows: Given the source of a ring, the rows' dtype and a function, calls it with first id,
+                rows and columns of each stretch of rows.
             read_saved: Given what the document says of a ring, and the kind of its sampler, reads the
                 priorities; None if there are none.
 
@@ -434,9 +440,9 @@ class MemoryState:
                 self.store = store = self._open_store(schema, kept_in(document))
                 state = document["state"]["store"]
                 for source, part in store.named_parts.items():
-                    ring, own = ring_in(document, source), state_in(state, source)
-                    saved = read_saved(ring, part.sampler.kind)
-                    part.restore(lambda put, ring=ring: read_rows(ring, schema.row_dtype, put), own, saved)
+                    saved = read_saved(ring_in(document, source), part.sampler.kind)
+                    of_ring = partial(read_rows, source, schema.row_dtype)
+                    part.restore(of_ring, state_in(state, source), saved)
             self._snapshot = checksum
             self.resize(wanted)
             self._commit()

@@ -214,9 +214,9 @@ class ArrivalTimes:
         return 1 + len(self._times.values) // MAX_SAVED_TIMES
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Seconds since rows arrived."""
+        """Seconds since rows arrived; NaN where nothing is known of them, as after a kill."""
         if not self._times.values:
-            return np.empty(0)
+            return np.full(len(ids), np.nan)
         places = self._times.places(ids)
         return self.clock() - np.asarray(self._times.values)[np.maximum(places, 0)]
 

@@ -9,9 +9,10 @@
 Rows are in the files as soon as they are appended. What the manifest adds to them may be older: on opening it
 is brought up to date by the rows. For that, every stream and origin that a row names must be in the manifest
 before the row is written, and every row that came after the manifest must still be there: so a manifest is
-written before the first of those is overwritten, at least once in a lap of the ring.
+written before the first of those is overwritten, at least once in a lap of each ring.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
 from tmrl.datasets.priorities import new_name, write_priorities
 from tmrl.datasets.row_file import KIND, RowFile, RowFileInfo
+from tmrl.datasets.segments import rings_in, with_rings
 from tmrl.errors import DatasetError, StorageError
 
 if TYPE_CHECKING:
@@ -44,15 +46,16 @@ class Storage:
         folder: As given.
         document: What the manifest held when the folder was opened; None if there was none.
         file: The rows in use, set by the owner; None before the layout is known.
-        contents: Tells what the manifest is to hold: `next`, `streams` and `origins` (numbers of them), and a
-            document beside them. Set by the owner.
+        contents: Tells what the manifest is to hold: `rings` (source to what there is to say of its ring,
+            `next` and `n_rows`), `streams` and `origins` (numbers of them), and a document beside them. Set
+            by the owner.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file: RowFile | None = None
         self.contents: Callable[[], dict[str, Any]] = dict
-        self._committed: tuple[int, int, int] = (-1, -1, -1)
+        self._committed: tuple[dict[str, int], int, int] = ({}, -1, -1)
         self._being_written = ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,11 @@ class Storage:
         except BaseException:
             self.close()
             raise
-        self._priorities: dict[str, Any] | None = (self.document or {}).get("priorities")
+        self._priorities = {
+            source: ring["priorities"]
+            for source, ring in rings_in(self.document or {}).items()
+            if ring.get("priorities") is not None
+        }
 
     def _read(self) -> dict[str, Any] | None:
         if not (self.folder / MANIFEST).exists():
@@ -90,47 +97,54 @@ class Storage:
         """Maps the files that the manifest names."""
         return RowFile(self.folder, info, row_dtype, "r+")
 
-    def create_rows(self, row_dtype: np.dtype[np.void], n_rows: int) -> RowFile:
-        """Makes new files.
+    def create_rows(self, row_dtype: np.dtype[np.void], sizes: Mapping[str, int]) -> RowFile:
+        """Makes new files, with so many rows for the ring of each source.
 
         Raises:
             StorageError: The disk has no room; nothing is left behind.
         """
-        return RowFile.create(self.folder, row_dtype, n_rows)
+        return RowFile.create(self.folder, row_dtype, sizes)
 
-    def announce(self, streams: int, origins: int, evicted_to: int) -> None:
+    def announce(self, streams: int, origins: int, source: str, evicted_to: int) -> None:
         """Commits if rows are about to be written that the manifest could not be brought up to date by.
 
         Args:
             streams: Number of streams known, that of the rows included.
             origins: Number of origins known, likewise.
-            evicted_to: Id of the oldest row that will be left.
+            source: Whose ring they are written to.
+            evicted_to: Id of the oldest row that will be left in it.
         """
-        next_id, known_streams, known_origins = self._committed
-        if streams > known_streams or origins > known_origins or evicted_to > next_id:
+        next_ids, known_streams, known_origins = self._committed
+        if streams > known_streams or origins > known_origins or evicted_to > next_ids[source]:
             self.commit()
 
     def commit(self) -> None:
         """Replaces the manifest, and removes files that it does not name."""
         contents = self.contents()
-        next_id, streams, origins = (contents.pop(key) for key in ("next", "streams", "origins"))
-        ring = None if self.file is None else self.file.to_json()
-        named = {"ring": ring, "priorities": self._priorities}
-        replace_manifest(self.folder, contents | {"kind": KIND, "next": next_id} | named)
-        kept = [files["name"] for files in named.values() if files is not None]
-        remove_others(self.folder, [*kept, self._being_written])
-        self._committed = next_id, streams, origins
+        rings, streams, origins = (contents.pop(key) for key in ("rings", "streams", "origins"))
+        files = None if self.file is None else self.file.to_json()
+        described = {
+            source: ring | {"priorities": self._priorities.get(source)} for source, ring in rings.items()
+        }
+        replace_manifest(self.folder, with_rings(contents | {"kind": KIND, "ring": files}, described))
+        named = [entry["name"] for entry in (files, *self._priorities.values()) if entry is not None]
+        remove_others(self.folder, [*named, self._being_written])
+        self._committed = {source: ring["next"] for source, ring in rings.items()}, streams, origins
 
-    def write_priorities(self, kind: str, first_id: int, priorities: NDArray[np.float64]) -> None:
+    def write_priorities(
+        self, source: str, kind: str, first_id: int, priorities: NDArray[np.float64]
+    ) -> None:
         """Writes priorities for the next `commit` to name; other threads may commit meanwhile.
 
         Args:
+            source: In whose ring the rows are.
             kind: Of the sampler.
             first_id: Id of the first row.
             priorities: Of that row and those after it.
         """
         self._being_written = new_name()
-        self._priorities = write_priorities(self.folder, self._being_written, kind, first_id, priorities)
+        written = write_priorities(self.folder, self._being_written, kind, first_id, priorities)
+        self._priorities = self._priorities | {source: written}
 
     def sync(self) -> None:
         """Puts the rows on the disk."""

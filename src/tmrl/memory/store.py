@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from tmrl.chunk import Chunk
 from tmrl.datasets.files import row_checks
-from tmrl.datasets.row_file import Loss, RowFile, RowFileInfo, links_of, pieces, plain_links
+from tmrl.datasets.stored_ring import Loss, links_of, pieces, plain_links
 from tmrl.errors import DatasetError
 from tmrl.memory.anchors import Anchors, Pairs
 from tmrl.memory.late import LateValues
-from tmrl.memory.ring import Ring
 from tmrl.memory.samplers import Followed, Index, Sampler
 from tmrl.memory.stats import ArrivalTimes, PolicyVersions, Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.streams import HeldRows, StreamTable
+from tmrl.memory.table import Table
 from tmrl.memory.waiting import Waiting
 from tmrl.memory.windows import Window, expand
 from tmrl.rows import Columns, Rows, take_rows
@@ -57,44 +57,30 @@ class Drawn(NamedTuple):
         return self.next - 1 - self.ids()
 
 
-class Place(NamedTuple):
-    """Where a store stands among other stores of one memory."""
-
-    number: int
-    streams: StreamTable
-    """All of them share it."""
-    ring: Ring
-    """Its room."""
-
-
 class Store:
-    """The rows of a memory and the transitions between them.
+    """The rows of one ring and the transitions between them.
 
     Args:
         schema: The layout of the rows.
-        n_transitions: Most transitions to hold.
+        table: Where the rows are; if it holds some already, the store begins empty until `recover`.
         tally: Counts of where rows come from.
         window: Which transitions are anchors.
         sampler: What chooses among the transitions.
-        storage: Where the rows are kept; None for RAM.
-        info: Files of the storage that hold rows already; the store begins empty until `recover`.
-        place: Where it stands among other stores of one memory; None if it is alone.
-
-    Raises:
-        StorageError: The disk has no room.
-        DatasetError: The files are not what `info` says.
+        storage: The folder that the table is in; None for RAM.
+        source: Whose ring it is; `""` for all sources that have none of their own.
+        streams: Where each stream stands, if other stores of the memory know it too.
     """
 
     def __init__(
         self,
         schema: Schema,
-        n_transitions: int,
+        table: Table,
         tally: Tally,
         window: Window,
         sampler: Sampler,
         storage: Storage | None = None,
-        info: RowFileInfo | None = None,
-        place: Place | None = None,
+        source: str = "",
+        streams: StreamTable | None = None,
     ) -> None:
         self.schema = schema
         self._window = window
@@ -102,30 +88,17 @@ class Store:
         self.tally = tally
         self.times = ArrivalTimes()
         self.versions = PolicyVersions()
-        self.streams = StreamTable() if place is None else place.streams
-        self._number = 0 if place is None else place.number
+        self.streams = StreamTable() if streams is None else streams
         self.late_ids = np.empty(0, np.int64)
         """Ids of rows that were changed since the last snapshot."""
         self.sampler = sampler
         self._waiting = Waiting(window.waits) if window.waits else None
         self._storage = storage
-        # A transition needs two rows: one row more than transitions, if all are of one episode.
-        self.ring, self._file = (
-            self._make_ring(n_transitions + 1, info) if place is None else (place.ring, None)
-        )
+        self._source = source
+        self._number, self.ring, self._stored = table.rooms[source]
+        self.table = table.whole
+        """All rows of the memory by their slots, for a gather."""
         self.anchors = self._make_anchors()
-        if storage is not None:
-            storage.file = self._file
-
-    def _make_ring(self, n_rows: int, info: RowFileInfo | None = None) -> tuple[Ring, RowFile | None]:
-        row_dtype = self.schema.row_dtype
-        if self._storage is None:
-            return Ring.in_ram(row_dtype, n_rows), None
-        if info is None:
-            file = self._storage.create_rows(row_dtype, n_rows)
-        else:
-            file = self._storage.open_rows(row_dtype, info)
-        return Ring(file.rows, file.links), file
 
     def _make_anchors(self) -> Anchors:
         anchors = Anchors(self.ring, self._layout.behind, self._window.stride)
@@ -140,11 +113,6 @@ class Store:
         return {"": self}
 
     @property
-    def table(self) -> Ring:
-        """All rows by their slots, for a gather."""
-        return self.ring
-
-    @property
     def index(self) -> Index:
         """What the sampler chooses from."""
         return self.anchors
@@ -153,6 +121,11 @@ class Store:
     def capacity(self) -> int:
         """Most transitions to hold."""
         return self.ring.n_rows - 1
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Source label to the capacity of its ring, of those that have one of their own: none."""
+        return {}
 
     @property
     def n_rows(self) -> int:
@@ -188,8 +161,8 @@ class Store:
     @property
     def bytes_full(self) -> int:
         """Bytes of rows and index when full, those on the disk included."""
-        columns = self.ring.n_bytes if self._file is None else self._file.n_bytes
-        return columns + self.anchors.n_bytes + self.sampler.row_bytes * self.ring.n_rows
+        rows = self.ring if self._stored is None else self._stored
+        return rows.n_bytes + self.anchors.n_bytes + self.sampler.row_bytes * self.ring.n_rows
 
     @property
     def bytes_now(self) -> int:
@@ -202,7 +175,7 @@ class Store:
         if self._storage is not None:
             self.streams.code(chunk.stream)
             evicted_to = self.ring.next + len(chunk.rows) - self.ring.n_rows
-            self._storage.announce(len(self.streams), len(self.tally.counts), evicted_to)
+            self._storage.announce(len(self.streams), len(self.tally.counts), self._source, evicted_to)
         linked = self.streams.link(chunk, self.ring.next, self._number)
         counts = self.tally.counts[code]
         counts.duplicates += linked.duplicates
@@ -217,12 +190,12 @@ class Store:
         self._evict(self.ring.make_room(n))
         first_id = self.ring.next
         first_held = first_id + max(0, n - self.ring.n_rows)
-        if self._file is not None:
-            self._file.begin(first_held, first_id + n - first_held)
+        if self._stored is not None:
+            self._stored.begin(first_held, first_id + n - first_held)
         if n == 1:
             back = int(linked.back[0])
             self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
-            row_sums = None if self._file is None else row_checks(linked.rows)
+            row_sums = None if self._stored is None else row_checks(linked.rows)
         else:
             row_sums = self._write(linked.rows, linked.columns(code))
         waiting = () if self._waiting is None else self.look_after(chunk.stream.worker)
@@ -230,11 +203,14 @@ class Store:
             self.anchors.extend_one(first_id, int(linked.back[0]), self.ring.oldest, waiting)
         else:
             self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
-        if self._file is not None and row_sums is not None:
+        if self._stored is not None and row_sums is not None:
             held = slice(first_held - first_id, None)
-            stream = self.streams.code(chunk.stream)
-            links = links_of(chunk, row_sums[held], linked.columns(code)[held], first_held, stream)
-            self._file.commit(first_held, links)
+            stream, first_step = self.streams.code(chunk.stream), linked.first_step + held.start
+            columns = linked.columns(code)[held]
+            self._stored.commit(
+                first_held,
+                links_of(row_sums[held], columns, first_held, stream, first_step, linked.episodes[held]),
+            )
         if self._storage is not None and first_held > first_id:
             self._storage.commit()  # or nothing would tell of the rows that were never held
 
@@ -249,7 +225,7 @@ class Store:
 
     def _write(self, rows: Rows, columns: Columns) -> NDArray[np.uint64] | None:
         """Copies rows into the ring, and returns the checksums of all if they are in a file."""
-        if self._file is None:
+        if self._stored is None:
             self.ring.write(rows, columns)
             return None
         row_sums: list[NDArray[np.uint64]] = []
@@ -275,10 +251,10 @@ class Store:
         ids = row_ids[chosen]
         rows = take_rows(ring.rows, ids % ring.n_rows)
         values.apply(rows, chosen)
-        if self._file is None:
+        if self._stored is None:
             ring.records[ids % ring.n_rows] = rows.view(ring.records.dtype)
         elif len(ids):
-            self._file.rewrite(ids, rows)
+            self._stored.rewrite(ids, rows)
         self.late_ids = np.union1d(self.late_ids, ids)
         return len(ids)
 
@@ -323,32 +299,25 @@ class Store:
         """The slots of whole windows, `(B, L)`."""
         return expand(pairs, self._layout, self.ring.back, self.anchors.following)
 
-    def resize(self, n_transitions: int, room: Ring | None = None) -> None:
-        """Changes the capacity, keeping the newest rows under the same ids.
+    def move(self, table: Table) -> None:
+        """Goes on in another table, keeping the newest rows under the same ids.
 
         Args:
-            n_transitions: Most transitions to hold.
-            room: Where the rows are kept from now on; None makes room.
-
-        Raises:
-            StorageError: The disk has no room; the store is as it was.
+            table: Empty; the memory's from now on.
         """
-        old, old_file, priorities = self.ring, self._file, self.priorities()
-        ring, file = self._make_ring(n_transitions + 1) if room is None else (room, None)
+        old, old_stored, priorities = self.ring, self._stored, self.priorities()
+        _, ring, stored = table.rooms[self._source]
         held = range(max(old.oldest, old.next - ring.n_rows), old.next)
         step = max(1, COPIED_AT_ONCE // self.schema.row_dtype.itemsize)
         ring.oldest = ring.next = held.start
         for start in range(held.start, held.stop, step):
             ids = range(start, min(start + step, held.stop))
             ring.restore(ids.start, *old.copy_of(ids))
-            if file is not None and old_file is not None:
-                file.copy_links(old_file, ids)
+            if stored is not None and old_stored is not None:
+                stored.copy_links(old_stored, ids)
         self._count_evicted(range(old.oldest, held.start))
-        self.ring, self._file = ring, file
-        self._rebuild(None if priorities is None else (old.oldest, priorities))
-        if self._storage is not None:
-            self._storage.file = file
-            self._storage.commit()
+        self.ring, self._stored, self.table = ring, stored, table.whole
+        self.rebuild(None if priorities is None else (old.oldest, priorities))
 
     def restore(
         self,
@@ -369,65 +338,49 @@ class Store:
         read_rows(self._put_back)
         if len(self.ring) > self.ring.n_rows:
             raise DatasetError("the snapshot contradicts itself: it holds more rows than it says")
-        self._check_codes(self.ring.origin[self.ring.held_slots()], -1, len(self.tally.counts))
+        check_codes(self.ring.origin[self.ring.held_slots()], -1, len(self.tally.counts))
         self.streams.restore(state["streams"])
         self.times.restore(state["times"])
-        self._rebuild(saved)
+        self.rebuild(saved)
 
     def _put_back(self, first_id: int, rows: Rows, columns: Columns) -> None:
         self.ring.restore(first_id, rows, columns)
-        if self._file is not None:
-            self._file.commit(first_id, plain_links(rows, columns, first_id))
+        if self._stored is not None:
+            self._stored.commit(first_id, plain_links(rows, columns, first_id))
 
-    def recover(self, state: dict[str, Any], next_id: int, saved: SavedPriorities | None = None) -> Loss:
-        """Takes over the rows in the storage's files, and brings the rest up to date by them.
+    def recover(self, next_id: int) -> tuple[HeldRows, Loss]:
+        """Takes over the rows in its files; `rebuild` is to follow.
 
         Args:
-            state: As `state` returned it when the manifest was written.
-            next_id: Id after that of the newest row at that time.
-            saved: Priorities of rows at an earlier time; None if there are none.
+            next_id: Id after that of the newest row when the manifest was written.
 
         Returns:
-            What was damaged or is missing.
+            What is known of the rows, and what was damaged or is missing.
 
         Raises:
-            DatasetError: The rows contradict the manifest.
+            DatasetError: The rows that were being changed are damaged.
         """
-        file = self._file
-        if file is None:
+        stored = self._stored
+        if stored is None:
             raise ValueError("only rows in a storage can be recovered")
-        file.finish_rewriting()
-        survey = file.survey()
-        loss = file.repair(survey, next_id)
-        self.streams.restore(state["streams"])
-        self.times.restore(state["times"])
+        stored.finish_rewriting()
+        survey = stored.survey()
+        loss = stored.repair(survey, next_id)
         self.ring.oldest, self.ring.next = survey.oldest, survey.next
         if survey.next == 0:  # not one row is left
             self.ring.oldest = self.ring.next = next_id
         slots = self.ring.held_slots()[survey.is_held]
-        links = file.links[slots]
-        self._check_codes(links["origin"], 0, len(self.tally.counts))
-        self._check_codes(links["stream"], -1, len(self.streams))
-        self.tally.resume(links["origin"], links["origin"][links["id"] >= next_id])
         is_done = self.ring.rows["terminated"][slots] | self.ring.rows["truncated"][slots]
-        ids, streams, steps, episodes = (links[name] for name in ("id", "stream", "step", "episode"))
-        self.streams.resume(HeldRows(ids, streams, steps, episodes, is_done, links["place"]))
-        self._rebuild(saved)
-        return loss
-
-    @staticmethod
-    def _check_codes(codes: NDArray[np.int32], least: int, stop: int) -> None:
-        if not ((codes >= least) & (codes < stop)).all():
-            raise DatasetError(
-                "the rows contradict their manifest: they come from workers or streams that it does not name"
-            )
+        links = stored.links[slots]
+        places = links["stream"], links["step"], links["episode"], links["place"]
+        return HeldRows(links["id"], links["origin"], *places, is_done), loss
 
     def state(self) -> dict[str, Any]:
         """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
         return {"streams": self.streams.state(), "times": self.times.state()}
 
-    def _rebuild(self, saved: SavedPriorities | None) -> None:
-        """Makes the index anew from the links, which are all the truth there is.
+    def rebuild(self, saved: SavedPriorities | None) -> None:
+        """Makes the index anew from the links and from where the streams stand, all the truth there is.
 
         Args:
             saved: Priorities; those of the newest rows may be missing. None if there are none.
@@ -444,6 +397,18 @@ class Store:
             kept = np.zeros(len(slots))
             kept[ids.start - ring.oldest :][: len(ids)] = priorities[ids.start - first_id :][: len(ids)]
             self.sampler.restore_priorities(slots, kept)
+
+
+def check_codes(codes: NDArray[np.int32], least: int, stop: int) -> None:
+    """Checks that a manifest names the workers, or streams, that rows say they come from.
+
+    Raises:
+        DatasetError: It does not.
+    """
+    if not ((codes >= least) & (codes < stop)).all():
+        raise DatasetError(
+            "the rows contradict their manifest: they come from workers or streams that it does not name"
+        )
 
 
 def check_ids(ids: NDArray[np.int64], stop: int) -> None:

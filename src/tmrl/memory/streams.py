@@ -6,6 +6,7 @@ rows are linked only if they are consecutive steps of one stream; nothing else m
 memory has several rings (see `rings.py`), both have to be in the same one.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class _Newest:
 
     row_id: int
     step: int
+    """Its number in the stream; samples without a stamp are counted here."""
     episode: int
     is_done: bool
     place: int
@@ -33,8 +35,11 @@ class Linked:
     """What is new in a chunk, ready for the ring."""
 
     rows: Rows
+    episodes: NDArray[np.int64]
     back: NDArray[np.int32]
     place: NDArray[np.int32]
+    first_step: int
+    """Number of the first row in its stream; the others follow."""
     duplicates: int
     """Rows dropped because their steps had been passed before: late, or sent twice."""
     gap: int
@@ -49,21 +54,36 @@ class Linked:
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """What is known of each row of a ring, `(n,)` each, oldest first."""
+    """What is known of each row that a ring holds, `(n,)` each, oldest first."""
 
     ids: NDArray[np.int64]
+    origins: NDArray[np.int32]
+    """Codes of who sent them."""
     streams: NDArray[np.int32]
     """Codes of their streams; -1 where they are not known, as after a load."""
     steps: NDArray[np.int64]
     episodes: NDArray[np.int64]
-    is_done: NDArray[np.bool_]
     places: NDArray[np.int32]
+    is_done: NDArray[np.bool_]
 
     def lack(self, row_id: int) -> bool:
         """Whether a row that was not evicted is not there."""
         place = int(np.searchsorted(self.ids, row_id))
         is_held = place < len(self.ids) and int(self.ids[place]) == row_id
         return not is_held and (not len(self.ids) or row_id > int(self.ids[0]))
+
+    def newest(self, n_streams: int) -> NDArray[np.int64]:
+        """`(n_streams,)` places of the newest row of each stream; -1 where none is held."""
+        last = np.full(n_streams, -1)
+        is_known = self.streams >= 0
+        np.maximum.at(last, self.streams[is_known], np.flatnonzero(is_known))
+        return last
+
+    def row(self, place: int, ring: int) -> _Newest:
+        """The row in a place, of a ring with this number."""
+        columns = (self.ids, self.steps, self.episodes, self.is_done, self.places)
+        row_id, step, episode, is_done, in_episode = (column[place].item() for column in columns)
+        return _Newest(row_id, step, episode, is_done, in_episode, ring)
 
 
 class StreamTable:
@@ -118,7 +138,7 @@ class StreamTable:
         episodes = chunk.episodes[duplicates:]
         if not len(rows):
             nothing = np.empty(0, np.int32)
-            return Linked(rows, nothing, nothing, duplicates, 0)
+            return Linked(rows, episodes, nothing, nothing, 0, duplicates, 0)
         back = np.empty(len(rows), np.int32)
         done = rows["terminated"] | rows["truncated"]
         if len(rows) > 1:
@@ -126,15 +146,20 @@ class StreamTable:
             # environment was stepped on after the end.
             is_cut = done[:-1] | (episodes[1:] != episodes[:-1])
             back[1:] = np.where(starts[1:], START, np.where(is_cut, GAP, 1))
+        first_step = self._first_step(chunk, newest, duplicates)
         if newest is not None and newest.ring != ring:
             newest = None  # it cannot be followed from another ring
         back[0] = START if starts[0] else self._first_link(chunk, newest, int(episodes[0]), next_id, gap)
         place = _places(back, 0 if newest is None else newest.place + 1)
-        last_step = 0 if chunk.first_step is None else chunk.first_step + len(chunk.rows) - 1
         self._newest[chunk.stream] = _Newest(
-            next_id + len(rows) - 1, last_step, int(episodes[-1]), bool(done[-1]), int(place[-1]), ring
+            next_id + len(rows) - 1,
+            first_step + len(rows) - 1,
+            int(episodes[-1]),
+            bool(done[-1]),
+            int(place[-1]),
+            ring,
         )
-        return Linked(rows, back, place, duplicates, gap)
+        return Linked(rows, episodes, back, place, first_step, duplicates, gap)
 
     @staticmethod
     def _compare(chunk: Chunk, newest: _Newest | None) -> tuple[int, int]:
@@ -143,6 +168,13 @@ class StreamTable:
             return 0, 0
         ahead = chunk.first_step - (newest.step + 1)
         return min(max(0, -ahead), len(chunk.rows)), max(0, ahead)
+
+    @staticmethod
+    def _first_step(chunk: Chunk, newest: _Newest | None, duplicates: int) -> int:
+        """The number of the first row that is new."""
+        if chunk.first_step is not None:
+            return chunk.first_step + duplicates
+        return 0 if newest is None else newest.step + 1
 
     @staticmethod
     def _first_link(chunk: Chunk, newest: _Newest | None, episode: int, next_id: int, gap: int) -> int:
@@ -169,27 +201,27 @@ class StreamTable:
             stream: _Newest(*line[2:]) for stream, line in zip(streams, state, strict=True) if line[2:]
         }
 
-    def resume(self, held: HeldRows) -> None:
+    def resume(self, rings: Sequence[HeldRows]) -> None:
         """Finds out where each stream stands from the rows that are held, which know it best.
 
-        A stream all of whose rows were evicted stands where `restore` said. One whose newest rows are lost
-        stands before them, so that they are taken in if they are sent again.
+        A stream whose newest row was evicted stands where `restore` said, for whatever came later would still
+        be there. One whose newest rows are lost stands before them, so that they are taken in if they are
+        sent again.
+
+        Args:
+            rings: What each ring holds.
         """
-        last = np.full(len(self._codes), -1)
-        is_known = held.streams >= 0
-        np.maximum.at(last, held.streams[is_known], np.flatnonzero(is_known))
-        for stream, code in self._codes.items():
-            place = int(last[code])
-            if place >= 0:
-                self._newest[stream] = _Newest(
-                    int(held.ids[place]),
-                    int(held.steps[place]),
-                    int(held.episodes[place]),
-                    bool(held.is_done[place]),
-                    int(held.places[place]),
-                )
-            elif stream in self._newest and held.lack(self._newest[stream].row_id):
-                del self._newest[stream]
+        self._newest = {
+            stream: newest
+            for stream, newest in self._newest.items()
+            if not rings[newest.ring].lack(newest.row_id)
+        }
+        for ring, held in enumerate(rings):
+            places = held.newest(len(self._codes)).tolist()
+            for stream, place in zip(self._codes, places, strict=True):
+                known = self._newest.get(stream)
+                if place >= 0 and (known is None or held.steps[place] >= known.step):
+                    self._newest[stream] = held.row(place, ring)
 
 
 def _places(back: NDArray[np.int32], first: int) -> NDArray[np.int32]:

@@ -14,6 +14,7 @@ def summary(
     store, total = state.store, state.tally.total()
     ages = np.empty(0) if drawn is None else drawn.ages().astype(np.float64)
     ages_s = np.empty(0) if store is None or drawn is None else store.ages_s(drawn.ids())
+    ages_s = ages_s[~np.isnan(ages_s)]
     newest = 0 if store is None else store.newest_policy
     versions = np.empty(0) if store is None or drawn is None else store.policy_versions(drawn.ids())
     lags = newest - versions[versions > 0].astype(np.float64)
