@@ -1,5 +1,6 @@
 """`tmrl train` with what to draw and what to hand out: priorities, n-step returns, stacks, demonstrations."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,21 +84,27 @@ def test_frame_stack_shows_the_policy_the_last_observations(call: Call) -> None:
     assert open_dataset(RUN / "checkpoint").schema.obs.leaves[0].shape == (3,)
 
 
-def test_half_of_each_batch_are_demonstrations(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_each_batch_are_demonstrations_however_small_the_memory(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(call, "--env", "Pendulum-v1", "--max-steps", "30")
     n_demos: list[int] = []
     train_on = SACAgent.train
 
     def counted(agent: SACAgent, batch: Any) -> Any:
-        n_demos.append(int((batch.ids < 3 * 31).sum()))  # they were in the memory first
+        n_demos.append(int((batch.ids % 2 == 1).sum()))  # the second of two rings is theirs
         return train_on(agent, batch)
 
     monkeypatch.setattr(SACAgent, "train", counted)
-    train(call, "--demos", "out", "--demo-fraction", "0.5")
+    memory = train(call, "--demos", "out", "--demo-fraction", "0.5", "--memory-size", "150")
+    assert memory["capacity"] == 150
     assert n_demos == [8] * 70
-    rows = rows_by_source()
-    assert rows["demo"] == 3 * 31
-    assert rows["online"] >= 220
+    assert rows_by_source() == {"demo": 3 * 31, "online": 150 - 92 + 1}
+    shutil.rmtree("out")  # a run that goes on has them in its checkpoint
+    code, _, err = call("train", "--resume", RUN, "--steps", "400", "--memory-size", "120")
+    assert code == 0, err
+    assert n_demos == [8] * 250
+    assert rows_by_source() == {"demo": 3 * 31, "online": 120 - 92 + 1}
 
 
 def test_all_of_it_at_once_and_the_run_goes_on(call: Call) -> None:

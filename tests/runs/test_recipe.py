@@ -1,5 +1,6 @@
 """What the flags of a run stand for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_the_default_run_is_as_it_was_before_there_were_other_agents() -> None:
     assert list(found.critics.state_dict()) == list(expected.critics.state_dict())
     assert len(list(found.critics.parameters())) == 6
     assert torch.equal(found.critics.layers[0].weight, expected.critics.layers[0].weight)
-    assert sampler_and_window(TrainSettings()) == {}
+    assert sampler_and_window(TrainSettings(), {}) == {}
     settings = TrainSettings()
     assert (settings.rate, settings.ratio, settings.stack, settings.updates) == (1e-3, 1.0, 1, 7500)
 
@@ -91,7 +92,7 @@ def test_exploration_ends_after_a_tenth_of_the_updates() -> None:
 
 
 def test_priorities_are_weighed_in_full_at_the_end_of_the_run(noting: Any) -> None:
-    sampler = sampler_and_window(TrainSettings(prioritized=True))["sampler"]
+    sampler = sampler_and_window(TrainSettings(prioritized=True), {})["sampler"]
     assert type(sampler) is noting["Prioritized"]
     assert sampler.options == {"beta_steps": 7500}
 
@@ -99,20 +100,20 @@ def test_priorities_are_weighed_in_full_at_the_end_of_the_run(noting: Any) -> No
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_a_fraction_of_demonstrations_is_a_mixture(prioritized: bool, noting: Any) -> None:
     settings = TrainSettings(demo_fraction=0.25, prioritized=prioritized)
-    mixture = sampler_and_window(settings)["sampler"]
+    mixture = sampler_and_window(settings, {"demo": 7})["sampler"]
     shares, samplers = mixture.arguments
     assert shares == {"online": 0.75, "demo": 0.25}
     assert list(samplers) == (["online", "demo"] if prioritized else [])
-    assert mixture.options == {"empty": "others"}
+    assert mixture.options == {"empty": "others", "keep": {"demo": 7}}
 
 
 def test_windows_are_those_of_the_flags(noting: Any) -> None:
-    n_step = sampler_and_window(TrainSettings(n_step=3))["window"]
+    n_step = sampler_and_window(TrainSettings(n_step=3), {})["window"]
     assert (type(n_step), n_step.arguments) == (noting["NStep"], (3, 0.99))
     assert n_step.options == {"stack": None}
-    both = sampler_and_window(TrainSettings(n_step=3, frame_stack=2))["window"]
+    both = sampler_and_window(TrainSettings(n_step=3, frame_stack=2), {})["window"]
     assert (type(both), both.options["stack"].arguments) == (noting["NStep"], (2,))
-    stack = sampler_and_window(TrainSettings(env="ALE/Pong-v5"))["window"]
+    stack = sampler_and_window(TrainSettings(env="ALE/Pong-v5"), {})["window"]
     assert (type(stack), stack.arguments) == (noting["FrameStack"], (4,))
 
 
@@ -123,6 +124,34 @@ def test_settings_of_an_earlier_version_stand_for_the_same_run() -> None:
     assert np.isclose(settings.updates, 7500)
 
 
+def recorded(folder: Path, n_episodes: int) -> str:
+    """A dataset of episodes of four steps."""
+    schema = schema_like(np.zeros(3, np.float32), np.zeros(1, np.float32))
+    with DatasetWriter(folder, schema) as writer:
+        for _ in range(n_episodes):
+            writer.write(Episode(np.zeros(5, schema.row_dtype), "ann", "robot"))
+    return str(folder)
+
+
+def test_demonstrations_take_the_room_of_the_memory_that_they_need(tmp_path: Path) -> None:
+    demos = recorded(tmp_path, 3)
+    settings = TrainSettings(demos=demos, demo_fraction=0.5, memory_size=100)
+    made = make_memory(settings, (OBS, BOX))
+    assert made.sampler.keep == {"demo": 14}
+    assert (len(made), made.memory_size) == (12, 100)
+    assert make_memory(TrainSettings(demos=demos, memory_size=100), (OBS, BOX)).sampler.keep == {}
+    with pytest.raises(ValueError, match=r"--memory-size must be above the 14 transitions .* got 14; choose"):
+        make_memory(replace(settings, memory_size=14), (OBS, BOX))
+
+
+def test_a_run_that_goes_on_keeps_what_it_kept_and_needs_no_demonstrations() -> None:
+    settings = TrainSettings(demos="moved elsewhere", demo_fraction=0.5)
+    for kept in ({"demo": 14}, {}):  # nothing, if an earlier version began it
+        assert make_memory(settings, (OBS, BOX), kept).sampler.keep == kept
+    with pytest.raises(ValueError, match=r"--memory-size must be above the 14 transitions .* got 9; choose"):
+        make_memory(replace(settings, memory_size=9), (OBS, BOX), {"demo": 14})
+
+
 def test_what_cannot_be_made_whole_is_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +160,7 @@ def test_what_cannot_be_made_whole_is_left_out_and_logged(
     with DatasetWriter(tmp_path, schema) as writer:
         writer.write(Episode(np.zeros(6, schema.row_dtype), "ann", "robot", begins=False))
     space = spaces.Box(-1, 1, (3, 2))
-    made = make_memory(TrainSettings(demos=str(tmp_path)), (space, BOX), is_new=True)
+    made = make_memory(TrainSettings(demos=str(tmp_path)), (space, BOX))
     assert len(made) == 3
     assert made.stats().sources["demo"].rows == 4
     assert f"left out of {tmp_path}: 2 samples after a gap" in caplog.text

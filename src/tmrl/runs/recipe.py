@@ -1,6 +1,7 @@
 """What the flags of a run stand for: its agent, its policy, and the memory that they learn from."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from gymnasium.spaces import Discrete
@@ -14,6 +15,8 @@ from tmrl.training import TrainingAgent
 
 logger = logging.getLogger(__name__)
 
+DEMO = "demo"
+"""Label of what `--demos` brings."""
 GAMMA = 0.99
 """Discount factor of a step, for the agents and for n-step returns."""
 
@@ -59,16 +62,23 @@ def make_agent(
 
 
 def make_memory(
-    settings: TrainSettings, spaces: tuple[Any, Any], is_new: bool, **kwargs: Any
+    settings: TrainSettings, spaces: tuple[Any, Any], kept: Mapping[str, int] | None = None, **kwargs: Any
 ) -> ReplayMemory:
     """The memory of a run, with the recorded data that it begins with unless they are in its checkpoint.
 
     Args:
         settings: Of the run.
         spaces: Of single observations, and of actions.
-        is_new: Whether the run begins.
+        kept: What the memory of a run that goes on keeps, see `Checkpoint.kept`; None if the run begins.
         kwargs: Further arguments of `ReplayMemory`.
+
+    Raises:
+        ValueError: The memory has no room beside the demonstrations.
     """
+    recorded = _recorded(settings) if kept is None else {}
+    if kept is None:
+        kept = _room_of_demos(settings, recorded)
+    _check_memory_size(settings.memory_size, kept)
     memory = ReplayMemory(
         memory_size=settings.memory_size,
         batch_size=settings.batch_size,
@@ -76,14 +86,32 @@ def make_memory(
         seed=settings.seed,
         observation_space=spaces[0],
         action_space=spaces[1],
-        **sampler_and_window(settings),
+        **sampler_and_window(settings, kept),
         **kwargs,
     )
-    if is_new:
-        for path, source in ((settings.dataset, None), (settings.demos, "demo")):
-            if path:
-                memory.append_dataset(_whole_dataset(path), source)
+    for source, dataset in recorded.items():
+        memory.append_dataset(dataset, source)
     return memory
+
+
+def _recorded(settings: TrainSettings) -> dict[str | None, Dataset]:
+    """What a run begins with, by the label that it gets; None leaves the data their own."""
+    paths = {None: settings.dataset, DEMO: settings.demos}
+    return {source: _whole_dataset(path) for source, path in paths.items() if path}
+
+
+def _room_of_demos(settings: TrainSettings, recorded: Mapping[str | None, Dataset]) -> dict[str, int]:
+    """What to keep so that online data never evict a demonstration that is to be in each batch."""
+    return {} if settings.demo_fraction is None else {DEMO: max(1, recorded[DEMO].n_rows - 1)}
+
+
+def _check_memory_size(size: float | str, kept: Mapping[str, int]) -> None:
+    n = sum(kept.values())
+    if not isinstance(size, str) and size <= n:
+        raise ValueError(
+            f"--memory-size must be above the {n:,} transitions that demonstrations take of it, got "
+            f"{size:,.0f}; choose a larger one"
+        )
 
 
 def _whole_dataset(path: str) -> Dataset:
@@ -94,15 +122,15 @@ def _whole_dataset(path: str) -> Dataset:
     return dataset
 
 
-def sampler_and_window(settings: TrainSettings) -> dict[str, Any]:
+def sampler_and_window(settings: TrainSettings, kept: Mapping[str, int]) -> dict[str, Any]:
     """How batches are drawn and what is in them, as arguments of `ReplayMemory`; nothing by default."""
-    parts = {"sampler": _sampler(settings), "window": _window(settings)}
+    parts = {"sampler": _sampler(settings, kept), "window": _window(settings)}
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _sampler(settings: TrainSettings) -> Any:
+def _sampler(settings: TrainSettings, kept: Mapping[str, int]) -> Any:
     if settings.demo_fraction is not None:
-        return _mixture(settings, settings.demo_fraction)
+        return _mixture(settings, settings.demo_fraction, kept)
     return _prioritized(settings) if settings.prioritized else None
 
 
@@ -112,12 +140,12 @@ def _prioritized(settings: TrainSettings) -> Any:
     return Prioritized(beta_steps=settings.updates)
 
 
-def _mixture(settings: TrainSettings, demo_fraction: float) -> Any:
+def _mixture(settings: TrainSettings, demo_fraction: float, kept: Mapping[str, int]) -> Any:
     from tmrl.memory import Mixture
 
-    shares = {"online": 1.0 - demo_fraction, "demo": demo_fraction}
+    shares = {"online": 1.0 - demo_fraction, DEMO: demo_fraction}
     samplers = {source: _prioritized(settings) for source in shares} if settings.prioritized else {}
-    return Mixture(shares, samplers, empty="others")
+    return Mixture(shares, samplers, empty="others", keep=kept)
 
 
 def _window(settings: TrainSettings) -> Any:

@@ -101,7 +101,12 @@ class Session:
         updates_per_exchange = max(1, round(self.feed.steps_per_exchange * settings.ratio))
         self.training = TorchTrainingOffline(
             (stacked_space(observation_space, settings.stack), action_space),
-            partial(make_memory, settings, (observation_space, action_space), is_new=resumed is None),
+            partial(
+                make_memory,
+                settings,
+                (observation_space, action_space),
+                kept=None if resumed is None else resumed.kept(),
+            ),
             partial(make_agent, settings),
             epochs=1,
             steps=STEPS_PER_ROUND,

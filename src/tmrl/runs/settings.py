@@ -56,7 +56,7 @@ class TrainSettings:
     batch_size: int = 256
     """Transitions in a batch."""
     memory_size: float | str = 1e6
-    """Most transitions that the memory holds; or all the bytes to use for it, as in 4GB."""
+    """Most transitions that the memory holds, demonstrations included; or all the bytes to use, as in 4GB."""
     learning_rate: float | None = None
     """Learning rate of all that the agent learns; by default 1e-3, and 1e-4 for the games of ALE."""
     updates_per_step: float | None = None
@@ -97,7 +97,8 @@ class TrainSettings:
     demos: str | None = None
     """Demonstrations that the memory begins with too, labelled demo; likewise."""
     demo_fraction: float | None = None
-    """Part of each batch that is demonstrations; sac and redq then normalise their critics' layers (RLPD)."""
+    """Part of each batch that is demonstrations, which then stay in the memory to the end; sac and redq
+    normalise their critics' layers (RLPD)."""
     device: str | None = None
     """Where to train, such as cpu or cuda; by default cuda if there is one."""
     threads: int = 1

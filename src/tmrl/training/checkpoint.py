@@ -20,6 +20,7 @@ import torch
 from tmrl.datasets.files import MANIFEST, read_manifest, remove_others, replace_manifest, require_ours
 from tmrl.errors import DatasetError
 from tmrl.memory.replay import ReplayMemory
+from tmrl.memory.rings import kept_in
 from tmrl.training.offline import TrainingOffline
 from tmrl.training.source import Line
 from tmrl.training.state_file import SUFFIX, check_state, read_state, write_state
@@ -61,6 +62,14 @@ class Checkpoint:
             DatasetError: The folder holds no checkpoint, or a damaged one.
         """
         return self._document()["counters"]
+
+    def kept(self) -> dict[str, int]:
+        """The sources that a memory in RAM kept, and the transitions for which each has room, see `Mixture`.
+
+        Raises:
+            DatasetError: The folder holds no checkpoint, or a damaged one.
+        """
+        return kept_in(self._document().get("memory") or {})
 
     def check(self, run: TrainingOffline) -> None:
         """Checks, without writing anything, that a training can be saved.
