@@ -8,8 +8,8 @@ done one is a reset, and the stream ends with the Buffer unless the caller says 
 without a stamp among stamped ones break the streams around them: nobody knows what they replaced.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,19 @@ class Chunk:
     """Whether the first row may follow the newest row of its stream that the memory holds."""
     policy_version: int = 0
     """Which of the trainer's policies acted; 0 if none did, or samples carry no stamp."""
+
+    def parts(self, n_rows: int) -> "Iterator[Chunk]":
+        """The same rows in chunks of at most so many, which follow each other; nothing is copied."""
+        for start in range(0, len(self.rows), n_rows):
+            part = slice(start, start + n_rows)
+            yield replace(
+                self,
+                rows=self.rows[part],
+                starts=self.starts[part],
+                episodes=self.episodes[part],
+                first_step=None if self.first_step is None else self.first_step + start,
+                continues=self.continues or start > 0,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,32 @@ def test_a_stream_whose_newest_rows_were_evicted_from_one_ring_is_not_taken_in_a
         assert rewards(memory) == [1, 2, 3, 106, 107, 108, 109]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 7, KEPT])
+@pytest.mark.parametrize("passes", [1, 2, 5])
+def test_a_chunk_that_is_longer_than_its_ring_never_empties_it(
+    passes: int, keep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_of(tmp_path, keep)
+    memory.append(buffer_of(stamped(plain_episode(keep), "ann")), source="demo")
+    commit, calls = StoredRing.commit, iter(range(passes))
+
+    def dying(*arguments: Any) -> None:
+        if next(calls) == passes - 1:
+            raise KeyboardInterrupt
+        commit(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredRing, "commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            memory.append(buffer_of(stamped(plain_episode(200, 100), "bob")), source="demo")
+    memory._state.abandon()
+    with memory_of(tmp_path, keep) as memory:
+        assert memory.stats().damaged == 0
+        assert memory.stats().rows >= (keep + 1) / 2
+        memory.append(buffer_of(stamped(plain_episode(200, 100), "bob")), source="demo")
+        assert rewards(memory) == list(range(301 - keep, 301))
+
+
 class TestSizes:
     @pytest.mark.parametrize(("size", "keep"), [(50, 5), (50, 30), (40, 20), (90, 60), (3, 1)])
     def test_other_sizes_keep_the_newest_of_each(self, size: int, keep: int, tmp_path: Path) -> None:

@@ -171,6 +171,14 @@ class Store:
 
     def append(self, chunk: Chunk) -> None:
         """Takes in the rows of a chunk that are new, evicting the oldest where there is no room."""
+        if self._stored is None or len(chunk.rows) <= self.ring.n_rows // 2:
+            self._append(chunk)
+            return
+        # A kill may take the rows that are about to be overwritten: never more than half of a ring at once.
+        for part in chunk.parts(self.ring.n_rows // 2):
+            self._append(part)
+
+    def _append(self, chunk: Chunk) -> None:
         code = self.tally.code(chunk.stream.worker, chunk.source)
         if self._storage is not None:
             self.streams.code(chunk.stream)
@@ -189,9 +197,8 @@ class Store:
         self.versions.note(self.ring.next, chunk.policy_version)
         self._evict(self.ring.make_room(n))
         first_id = self.ring.next
-        first_held = first_id + max(0, n - self.ring.n_rows)
         if self._stored is not None:
-            self._stored.begin(first_held, first_id + n - first_held)
+            self._stored.begin(first_id, n)
         if n == 1:
             back = int(linked.back[0])
             self.ring.write_one(linked.rows, back, code, int(linked.place[0]))
@@ -204,15 +211,8 @@ class Store:
         else:
             self.anchors.extend(first_id, linked.back, self.ring.oldest, waiting)
         if self._stored is not None and row_sums is not None:
-            held = slice(first_held - first_id, None)
-            stream, first_step = self.streams.code(chunk.stream), linked.first_step + held.start
-            columns = linked.columns(code)[held]
-            self._stored.commit(
-                first_held,
-                links_of(row_sums[held], columns, first_held, stream, first_step, linked.episodes[held]),
-            )
-        if self._storage is not None and first_held > first_id:
-            self._storage.commit()  # or nothing would tell of the rows that were never held
+            stream = self.streams.code(chunk.stream), linked.first_step, linked.episodes
+            self._stored.commit(first_id, links_of(row_sums, linked.columns(code), first_id, *stream))
 
     def look_after(self, worker: str) -> Collection[int]:
         """Ends the wait of a worker's transitions that need not wait any more; returns rows that wait."""
