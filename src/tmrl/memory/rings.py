@@ -11,6 +11,7 @@ them is here, and it is little:
   where a stream changes from one to another, its episode is cut, as by a gap.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ from tmrl.memory.streams import StreamTable
 from tmrl.memory.table import Table
 from tmrl.memory.windows import Window
 from tmrl.schema import Schema
+
+logger = logging.getLogger(__name__)
 
 
 def check_room(n_transitions: int, kept: Mapping[str, int]) -> None:
@@ -321,9 +324,16 @@ def store_in(
     """The store whose rows are in a table, which from now on is the storage's; see `Rings`."""
     if storage is not None:
         storage.file = table.file
+    where = schema, table, tally, window
     if len(table.rooms) > 1 and isinstance(sampler, Mixture):
-        return Rings(schema, table, tally, window, sampler, storage)
-    return Store(schema, table, tally, window, sampler, storage)
+        store = Rings(*where, sampler, storage)
+    else:
+        store = Store(*where, sampler, storage)
+    row_bytes, megabytes = schema.row_dtype.itemsize, store.bytes_full / 1e6
+    logger.info(
+        "memory of %d transitions: %d bytes a row, %.1f MB when full", store.capacity, row_bytes, megabytes
+    )
+    return store
 
 
 class _AnchorsOfRings:

@@ -33,7 +33,7 @@ from tmrl.memory.snapshot import NOTHING, RingToSave, write_snapshot
 from tmrl.memory.stats import Tally
 from tmrl.memory.storage import Storage
 from tmrl.memory.store import SavedPriorities, Store
-from tmrl.memory.table import Table
+from tmrl.memory.table import Table, make_table
 from tmrl.memory.windows import Window
 from tmrl.packing import worker_of
 from tmrl.rows import COLUMNS, Columns, Rows
@@ -230,7 +230,7 @@ class MemoryState:
         if n_transitions == store.capacity and kept == store.kept:
             return
         logger.info("memory_size was %d, and becomes %d transitions", store.capacity, n_transitions)
-        table = self._make_table(store.schema, ring_sizes(n_transitions, kept))
+        table = make_table(store.schema.row_dtype, ring_sizes(n_transitions, kept), self.storage)
         store.move(table)
         if self.storage is not None:
             self.storage.file = table.file
@@ -241,7 +241,7 @@ class MemoryState:
         row_bytes = self._bytes_per_row(schema)
         n = transitions_within(self.size, row_bytes)
         try:
-            table = self._make_table(schema, ring_sizes(n, kept))
+            table = make_table(schema.row_dtype, ring_sizes(n, kept), self.storage)
         except MemoryError as error:
             raise MemoryError(
                 f"memory_size must fit this machine: {n:,} transitions of {row_bytes:,} bytes "
@@ -249,20 +249,8 @@ class MemoryState:
             ) from error
         return self._store_in(table, schema)
 
-    def _make_table(self, schema: Schema, sizes: Mapping[str, int]) -> Table:
-        if self.storage is None:
-            return Table.in_ram(schema.row_dtype, sizes)
-        return Table.in_files(self.storage.create_rows(schema.row_dtype, sizes))
-
     def _store_in(self, table: Table, schema: Schema) -> AnyStore:
-        store = store_in(table, schema, self.tally, self.window, self.sampler, self.storage)
-        logger.info(
-            "memory of %d transitions: %d bytes a row, %.1f MB when full",
-            store.capacity,
-            schema.row_dtype.itemsize,
-            store.bytes_full / 1e6,
-        )
-        return store
+        return store_in(table, schema, self.tally, self.window, self.sampler, self.storage)
 
     # The folder that the memory lives in
 

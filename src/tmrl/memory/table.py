@@ -12,6 +12,7 @@ import numpy as np
 from tmrl.datasets.row_file import RowFile
 from tmrl.datasets.stored_ring import StoredRing
 from tmrl.memory.ring import Ring
+from tmrl.memory.storage import Storage
 from tmrl.rows import COLUMNS, Columns, Rows
 
 
@@ -60,12 +61,18 @@ class Table:
         }
 
     @classmethod
-    def in_ram(cls, row_dtype: np.dtype[np.void], sizes: Mapping[str, int]) -> "Table":
-        """A table of its own arrays, allocated at once and backed by memory as they fill."""
-        n_rows = sum(sizes.values())
-        return cls(sizes, np.zeros(n_rows, row_dtype), np.zeros(n_rows, COLUMNS))
-
-    @classmethod
     def in_files(cls, file: RowFile) -> "Table":
         """The table that two files hold."""
         return cls(file.info.sizes, file.rows, file.links, file)
+
+
+def make_table(row_dtype: np.dtype[np.void], sizes: Mapping[str, int], storage: Storage | None) -> Table:
+    """A table without rows: in RAM, allocated at once and backed by memory as it fills, or in new files.
+
+    Raises:
+        StorageError: The disk has no room.
+    """
+    if storage is not None:
+        return Table.in_files(storage.create_rows(row_dtype, sizes))
+    n_rows = sum(sizes.values())
+    return Table(sizes, np.zeros(n_rows, row_dtype), np.zeros(n_rows, COLUMNS))
