@@ -87,9 +87,9 @@ def sequence(oracle: Oracle, window: Any, number: int) -> tuple[Any, dict[str, A
 def info_ids(oracle: Oracle, window: Any, number: int) -> Any:
     """Ids of the rows that the info of a window is of."""
     if not isinstance(window, Sequence):
-        return number
+        return oracle.id_of(number)
     rows = [oracle.rows[number].follows, number, *oracle.ahead(number, window.length - 1)]
-    return rows + [-1] * (window.length + 1 - len(rows))
+    return [*map(oracle.id_of, rows), *[-1] * (window.length + 1 - len(rows))]
 
 
 def assert_windows_are_the_same(machine: Any) -> None:
@@ -99,7 +99,7 @@ def assert_windows_are_the_same(machine: Any) -> None:
         return
     batch = machine.memory.take(range(len(expected)))
     numbers = machine.numbers()
-    assert batch.ids.tolist() == numbers
+    assert batch.ids.tolist() == [machine.oracle.id_of(number) for number in numbers]
     assert batch.info_ids.tolist() == [info_ids(machine.oracle, machine.window, number) for number in numbers]
     for i, (six, beside) in enumerate(expected):
         found = optree.tree_map(lambda tensor, i=i: tensor[i].numpy(), tuple(batch))
