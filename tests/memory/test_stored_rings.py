@@ -17,7 +17,7 @@ from tmrl.datasets.stored_ring import LINK, StoredRing
 from tmrl.errors import DatasetError
 from tmrl.inspection.facts import read_facts
 from tmrl.inspection.verdict import verify
-from tmrl.memory import Mixture, Prioritized, ReplayMemory
+from tmrl.memory import Mixture, Prioritized, ReplayMemory, storage
 from tmrl.schema_json import schema_from_json
 from tmrl.transition import Sample, Stamp
 
@@ -178,6 +178,33 @@ def test_a_chunk_that_is_longer_than_its_ring_never_empties_it(
         assert memory.stats().rows >= (keep + 1) / 2
         memory.append(buffer_of(stamped(plain_episode(200, 100), "bob")), source="demo")
         assert rewards(memory) == list(range(301 - keep, 301))
+
+
+def test_an_append_that_commits_while_priorities_are_written_removes_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> ReplayMemory:
+        samplers = {"online": Prioritized(), "demo": Prioritized()}
+        return memory_of(tmp_path, sampler=Mixture(dict.fromkeys(samplers, 1), samplers, keep={"demo": KEPT}))
+
+    memory = made()
+    append(memory, 0, 100)
+    memory.flush()
+    write = storage.write_priorities
+
+    def writing(*arguments: Any) -> dict[str, Any]:
+        written = write(*arguments)
+        append(memory, memory.stats().appended, memory.stats().appended + 100)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_priorities", writing)
+        batch = memory.sample()
+        memory.update_priorities(batch.ids, np.full(8, 99.0))
+        memory.flush()
+    memory._state.abandon()
+    with made() as memory:
+        assert len(list(tmp_path.glob("*.priorities.npy"))) == 2
 
 
 class TestSizes:

@@ -296,13 +296,12 @@ class MemoryState:
             self.storage.sync()
             with self.lock:
                 parts = {} if self.store is None else self.store.named_parts
-                saved = [
-                    (source, part.sampler.kind, part.ring.oldest, part.priorities())
+                saved = {
+                    source: (part.sampler.kind, part.ring.oldest, priorities)
                     for source, part in parts.items()
-                ]
-            for source, kind, first_id, priorities in saved:
-                if priorities is not None:
-                    self.storage.write_priorities(source, kind, first_id, priorities)
+                    if (priorities := part.priorities()) is not None
+                }
+            self.storage.write_priorities(saved)
             with self.lock:
                 self._check_open()
                 self.storage.commit()

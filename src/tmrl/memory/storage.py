@@ -56,7 +56,7 @@ class Storage:
         self.file: RowFile | None = None
         self.contents: Callable[[], dict[str, Any]] = dict
         self._committed: tuple[dict[str, int], int, int] = ({}, -1, -1)
-        self._being_written = ""
+        self._being_written: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
@@ -123,28 +123,27 @@ class Storage:
         contents = self.contents()
         rings, streams, origins = (contents.pop(key) for key in ("rings", "streams", "origins"))
         files = None if self.file is None else self.file.to_json()
-        described = {
-            source: ring | {"priorities": self._priorities.get(source)} for source, ring in rings.items()
-        }
+        priorities = self._priorities  # read once: a flush may replace them
+        described = {source: ring | {"priorities": priorities.get(source)} for source, ring in rings.items()}
         replace_manifest(self.folder, with_rings(contents | {"kind": KIND, "ring": files}, described))
-        named = [entry["name"] for entry in (files, *self._priorities.values()) if entry is not None]
-        remove_others(self.folder, [*named, self._being_written])
+        named = [entry["name"] for entry in (files, *priorities.values()) if entry is not None]
+        remove_others(self.folder, [*named, *self._being_written])
         self._committed = {source: ring["next"] for source, ring in rings.items()}, streams, origins
 
-    def write_priorities(
-        self, source: str, kind: str, first_id: int, priorities: NDArray[np.float64]
-    ) -> None:
+    def write_priorities(self, rings: Mapping[str, tuple[str, int, NDArray[np.float64]]]) -> None:
         """Writes priorities for the next `commit` to name; other threads may commit meanwhile.
 
         Args:
-            source: In whose ring the rows are.
-            kind: Of the sampler.
-            first_id: Id of the first row.
-            priorities: Of that row and those after it.
+            rings: Source to the kind of its sampler, the id of a row, and the priorities of that row and of
+                those after it.
         """
-        self._being_written = new_name()
-        written = write_priorities(self.folder, self._being_written, kind, first_id, priorities)
-        self._priorities = self._priorities | {source: written}
+        names = {source: new_name() for source in rings}
+        self._being_written = list(names.values())
+        written = {
+            source: write_priorities(self.folder, names[source], *numbers)
+            for source, numbers in rings.items()
+        }
+        self._priorities = self._priorities | written
 
     def sync(self) -> None:
         """Puts the rows on the disk."""
