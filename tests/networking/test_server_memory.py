@@ -20,8 +20,10 @@ from tmrl.networking.messages import MAX_FRAME_BYTES, Message, Put, Refuse, to_f
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 
 SPOOL_BYTES = 50_000_000
-FEW = 24
-"""Parts that gRPC may hold at a time, in pieces, joined and copied: 100 MB where a frame has 200."""
+FEW = 48
+"""Parts that gRPC may hold at a time, in pieces, joined and copied, on a machine that is slow to read them."""
+LARGE = 480 << 20
+"""Bytes of a frame of more than twice as many."""
 SERVE = f"""
 import json, re, sys
 from pathlib import Path
@@ -100,9 +102,8 @@ def test_frames_of_the_greatest_size_that_are_nothing_leave_nothing_behind(serve
 @pytest.mark.parametrize("service", ["status", "policies", "feed"])
 def test_a_large_frame_where_none_is_due_costs_nothing_and_is_refused_with_the_reason(server, service):
     port, end = server
-    size = 200 << 20
-    said = in_loop(talk_over(port, service, bytes(size)))
-    reason = f"a frame must be at most 1,048,580 bytes here, got one of {size:,}"
+    said = in_loop(talk_over(port, service, bytes(LARGE)))
+    reason = f"a frame must be at most 1,048,580 bytes here, got one of {LARGE:,}"
     assert [message.reason for message in said if isinstance(message, Refuse)] == [reason]
     assert end()[1] < FEW * PART_BYTES
 
@@ -115,7 +116,7 @@ def test_a_large_message_of_a_peer_that_sends_no_parts_costs_nothing(server):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             call = channel.stream_stream("/tmrl.Line/samples")()
             await call.wait_for_connection()
-            await call.write(bytes(200 << 20))
+            await call.write(bytes(LARGE))
             return await call.code()
 
     assert in_loop(pour()) is grpc.StatusCode.RESOURCE_EXHAUSTED
