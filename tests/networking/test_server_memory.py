@@ -20,8 +20,8 @@ from tmrl.networking.messages import MAX_FRAME_BYTES, Message, Put, Refuse, to_f
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 
 SPOOL_BYTES = 50_000_000
-FEW = 48
-"""Parts that gRPC may hold at a time, in pieces, joined and copied, on a machine that is slow to read them."""
+FEW = 28
+"""Parts that gRPC may hold at a time, in pieces, joined and copied, where a machine is slow to read them."""
 LARGE = 480 << 20
 """Bytes of a frame of more than twice as many."""
 SERVE = f"""

@@ -14,16 +14,17 @@ than it does itself, as after a power cut that took its newest parcels; numbers 
 
 import logging
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from tmrl.errors import ProtocolError, StorageError
+from tmrl.networking.contents import Contents, content_of
 from tmrl.networking.drops import Drops
 from tmrl.networking.messages import MAX_NUMBERS, Ack, Hello, Nack, Put, Skip, Welcome
-from tmrl.networking.parcel import summary
-from tmrl.networking.record_log import RecordLog
+from tmrl.networking.record_log import RecordLog, damaged_from
 from tmrl.networking.reserve import is_of_full_disk
 from tmrl.transition import new_life
 from tmrl.waiting import Wait
@@ -64,7 +65,6 @@ class Outbox:
         self._name = name
         self._log = log
         self._is_durable = is_durable
-        self._when_full = when_full
         self._wait_limit_s = wait_limit_s
         self._changed = threading.Condition()
         self._is_closed = False
@@ -76,6 +76,7 @@ class Outbox:
         drops = Drops(int(noted.get("settled", log.first)), noted.get("dropped", ()))
         is_settled = drops.stop < log.first  # since it was noted
         self._keep(Drops(log.first) if is_settled else drops, int(noted.get("dropped_samples", 0)))
+        self._contents = Contents(log, log.first) if when_full == "drop" else None
 
     @property
     def name(self) -> str:
@@ -130,19 +131,23 @@ class Outbox:
         size = sum(map(len, parts))
         with self._changed:
             self._make_room(size)
-            while True:
-                try:
-                    return self._log.append(parts)
-                except StorageError as error:
-                    if (
-                        self._when_full != "drop"
-                        or self.first == self._log.next
-                        or not is_of_full_disk(error)
-                    ):
-                        raise
-                # The disk has less room than the outbox may take.
-                held = self._log.n_bytes
-                self._drop_oldest(self._log.max_bytes - held + max(size, held // 8))
+            if self._contents is None:
+                return self._log.append(parts)
+            content = content_of(parts)
+            number = self._append(parts, size, self._contents)
+            self._contents.add(content)
+            return number
+
+    def _append(self, parts: Sequence[bytes | memoryview], size: int, contents: Contents) -> int:
+        """Appends a parcel, dropping others where the disk has less room than the outbox may take."""
+        while True:
+            try:
+                return self._log.append(parts)
+            except StorageError as error:
+                if self.first == self._log.next or not is_of_full_disk(error):
+                    raise
+            held = self._log.n_bytes
+            self._drop_oldest(self._log.max_bytes - held + max(size, held // 8), contents)
 
     def _make_room(self, size: int) -> None:
         wait = Wait(f"room in the outbox of {self.name!r}, {self._log.max_bytes:,} bytes", self._wait_limit_s)
@@ -151,8 +156,8 @@ class Outbox:
                 raise self._failure
             if self._is_closed:
                 raise ValueError(f"the outbox of {self.name!r} is closed")
-            if self._when_full == "drop":
-                self._drop_oldest(size)
+            if self._contents is not None:
+                self._drop_oldest(size, self._contents)
             else:
                 self._changed.wait(wait.next_s())
                 wait.check(self._who)
@@ -168,11 +173,12 @@ class Outbox:
     def _who(self) -> str:
         return f"the receiver, which has {self.settled:,} of {self._log.next:,} parcels safe"
 
-    def _drop_oldest(self, size: int) -> None:
+    def _drop_oldest(self, size: int, contents: Contents) -> None:
         """Drops the oldest parcels until there is room for `size` bytes."""
-        first, counts = self.first, self._in_the_way(size)
-        is_first = not self.dropped_samples
+        first, is_first = self.first, not self.dropped_samples
+        counts = contents.samples(self._in_the_way(size, contents))
         self._keep(self._drops.plus(counts, self._sent), self.dropped_samples + sum(counts))
+        contents.forget(self.first)
         if is_first:
             logger.warning(
                 "the outbox of %r is full: parcels %d to %d, %d samples, are dropped, the oldest first; "
@@ -180,30 +186,15 @@ class Outbox:
                 *(self.name, first, self.first - 1, sum(counts), self._log.max_bytes),
             )
 
-    def _in_the_way(self, size: int) -> list[int]:
-        """Samples in each of the oldest parcels that have to go for `size` bytes.
+    def _in_the_way(self, size: int, contents: Contents) -> int:
+        """Number after the oldest parcels, which have to go for `size` bytes.
 
         They are whole episodes, as far as parcels know, unless the rest of the last one is much.
         """
-        counts: list[int] = []
-        n_needed, much = 0, size + self._log.n_bytes // 8
-        for number in range(self.first, self._log.next):
-            n_samples, n_ended = self._contents(number)
-            counts.append(n_samples)
-            if self._log.has_room(size, number + 1):
-                n_needed = n_needed or len(counts)
-                if n_ended:
-                    return counts
-                if self._log.has_room(much, number + 1):
-                    break
-        return counts[: n_needed or None]
-
-    def _contents(self, number: int) -> tuple[int, int]:
-        """Samples in a parcel, and episodes that end in it; none if it is damaged."""
-        if damaged_from(self._log, number):
-            return 0, 0
-        (parcel,) = self._log.read(number, 1)
-        return summary(parcel)[:2]
+        after = range(self.first + 1, self._log.next)
+        stop = self.first + 1 + bisect_left(after, True, key=lambda number: self._log.has_room(size, number))
+        end, much = contents.episode_stop(stop - 1), size + self._log.n_bytes // 8
+        return stop if end is None or (end > stop and self._log.has_room(much, end - 1)) else end
 
     def read(self, start: int, max_bytes: int) -> list[bytes]:
         """Parcels from number `start` on, at least one if there is one."""
@@ -230,6 +221,8 @@ class Outbox:
                 return
             self._drops.settle(durable)
             self._log.forget(self.first)
+            if self._contents is not None:
+                self._contents.forget(self.first)
             self._changed.notify_all()
 
     def note_drops(self, samples: int) -> None:
@@ -263,11 +256,6 @@ class Outbox:
                 self._keep(self._drops, self.dropped_samples)
                 self._log.close()
                 self._changed.notify_all()
-
-
-def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:
-    """A zero for each damaged record from number `start` on, up to the first that can be read."""
-    return next(((0,) * (damaged.stop - start) for damaged in log.damaged if start in damaged), ())
 
 
 class Source(Protocol):

@@ -175,6 +175,11 @@ class RecordLog(ABC):
             )
 
 
+def damaged_from(log: RecordLog, start: int) -> tuple[int, ...]:
+    """A zero for each damaged record from number `start` on, up to the first that can be read."""
+    return next(((0,) * (damaged.stop - start) for damaged in log.damaged if start in damaged), ())
+
+
 @final
 class RamLog(RecordLog):
     """A log in memory. It is gone with the process, so no record is ever safe: `sync` returns `first`."""

@@ -18,10 +18,10 @@ from typing import Any
 
 from tmrl.errors import ParcelError, ProtocolError, StorageError
 from tmrl.networking.claims import check_own
-from tmrl.networking.delivery import Ledger, Position, damaged_from, news_in
+from tmrl.networking.delivery import Ledger, Position, news_in
 from tmrl.networking.messages import MAX_NUMBER, MAX_PARCEL_BYTES, Nack, Put, Skip
 from tmrl.networking.parcel import summary
-from tmrl.networking.record_log import HEAD_BYTES, RecordLog
+from tmrl.networking.record_log import HEAD_BYTES, RecordLog, damaged_from
 from tmrl.networking.shares import Shares
 from tmrl.transition import new_life
 
