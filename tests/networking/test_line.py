@@ -15,9 +15,11 @@ from tmrl.actor import ActorModule, TorchActorModule
 from tmrl.buffer import Buffer
 from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
-from tmrl.networking import background
+from tmrl.networking import background, hub, trainer_line
+from tmrl.networking.messages import Welcome, to_frame
 from tmrl.networking.parcel import Encoder, Wishes
 from tmrl.networking.server import Server
+from tmrl.networking.spool import Spool
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
@@ -462,3 +464,49 @@ def test_a_disk_that_fails_is_told_and_nothing_is_promised(tmp_path, caplog, mon
         until(lambda: "the server cannot keep what it gets: the disk is broken" in caplog.text)
         assert line.outbox.settled == 0
         monkeypatch.undo()  # for the end of the server
+
+
+WISHED = Wishes(("success",))
+
+
+def test_what_is_wished_while_a_worker_is_welcomed_reaches_it(server, monkeypatch):
+    def meanwhile(message, *body):
+        frame = to_frame(message, *body)
+        if isinstance(message, Welcome):
+            server._hub._wishes = WISHED.to_json()
+            server._hub._tell_all()
+        return frame
+
+    monkeypatch.setattr(hub, "to_frame", meanwhile)
+    with worker_line(server, "a") as a:
+        until(lambda: a._encoder.wishes == WISHED)
+
+
+def test_what_a_trainer_wishes_while_it_answers_reaches_the_server(server, trainer, monkeypatch):
+    def meanwhile(message, *body):
+        frame = to_frame(message, *body)
+        if isinstance(message, Welcome):
+            trainer._wishes = WISHED.to_json()
+            trainer._changed.set()
+        return frame
+
+    monkeypatch.setattr(trainer_line, "to_frame", meanwhile)
+    trainer.start()
+    until(lambda: server._hub._wishes == WISHED.to_json())
+
+
+@pytest.mark.timeout(60)
+def test_a_server_in_this_process_closes_while_a_worker_waits_for_room(monkeypatch):
+    refused, has_room = [], Spool.has_room
+
+    def watched(spool, name, put):
+        refused.extend(() if has_room(spool, name, put) else (name,))
+        return not refused
+
+    monkeypatch.setattr(Spool, "has_room", watched)
+    server = Server(port=None, spool_bytes=50_000)
+    with WorkerLine(server.loopback, ram_outbox("a"), batch_s=0.0, close_s=0.1) as worker:
+        for first in range(0, 5_000, 100):
+            worker.send(numbered("a", first, 100))
+        until(lambda: refused)
+        server.close()

@@ -220,7 +220,7 @@ class Hub:
         nacks: deque[Nack] = deque()
         await either(
             self._hear_worker(connection, worker, position, nacks),
-            self._tell(connection, worker, position, nacks),
+            self._tell(connection, worker, position, nacks, welcome.wishes),
         )
 
     async def _hear_worker(
@@ -273,11 +273,16 @@ class Hub:
         return f"the trainer, which was seen last {time.monotonic() - self._trainer_seen_at:.0f} s ago"
 
     async def _tell(
-        self, connection: Connection, worker: WorkerLink, position: Position, nacks: deque[Nack]
+        self,
+        connection: Connection,
+        worker: WorkerLink,
+        position: Position,
+        nacks: deque[Nack],
+        wishes: Any,
     ) -> None:
-        """Tells a worker how far it has come, whenever that has changed, and what is wished of it."""
+        """Tells a worker how far it has come, whenever that has changed, and what else is wished of it."""
         # The first time in any case: what was told before the last connection was lost may not have arrived.
-        told, wishes, changed = None, self._wishes, worker.changed
+        told, changed = None, worker.changed
         changed.set()
         while True:
             await changed.wait()

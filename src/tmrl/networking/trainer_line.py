@@ -287,8 +287,9 @@ class TrainerLine:
                 f"the server speaks version {hello.version} of the protocol, this is {VERSION}"
             )
         self._begin(hello)
-        await connection.send(to_frame(Welcome(self._received, self._window, self._wishes)))
-        await either(self._hear_puts(connection), self._tell(connection))
+        welcome = Welcome(self._received, self._window, self._wishes)
+        await connection.send(to_frame(welcome))
+        await either(self._hear_puts(connection), self._tell(connection, welcome.wishes))
 
     def _begin(self, hello: Hello) -> None:
         if hello.epoch != self._spool:
@@ -327,8 +328,8 @@ class TrainerLine:
                 self._received = max(self._received, message.stop)
             self._changed.set()
 
-    async def _tell(self, connection: Connection) -> None:
-        self._told, wishes = (0, 0), self._wishes
+    async def _tell(self, connection: Connection, wishes: Any) -> None:
+        self._told = (0, 0)
         self._changed.set()
         try:
             while True:

@@ -176,6 +176,8 @@ class Loopback:
         """Ends all connections; none is taken from now on."""
         self._serve = None
         await self.cut()
+        for task in self._tasks:  # it may wait for something else than a frame
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def close(self) -> None:
