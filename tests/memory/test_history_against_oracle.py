@@ -120,7 +120,7 @@ def _plans(shape: Shape) -> list[Any]:
 @pytest.mark.timeout(400)
 def test_rebuilt_observations_agree_with_whole_ones() -> None:
     """B60: every combination of rules, windows, interleaving, gaps, eviction and loads."""
-    run(max_examples=200, steps=30, machine=HistoryMachine)
+    run(max_examples=120, steps=30, machine=HistoryMachine)
 
 
 @pytest.mark.timeout(400)
