@@ -5,9 +5,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 
-from tmrl.actor import ActorModule
+from tmrl.actor import ActorModule, TorchActorModule
 from tmrl.buffer import Buffer
 from tmrl.memory import TorchMemory
 from tmrl.training import InProcessLine, TrainingAgent
@@ -96,6 +97,17 @@ class ListMemory(TorchMemory):
             truncated[second],
             info[second],
         )
+
+
+class Policy(TorchActorModule):
+    """A policy of one layer, which is a network and travels as one."""
+
+    def __init__(self, observation_space: Any = None, action_space: Any = None, device: Any = "cpu"):
+        super().__init__(observation_space, action_space, device)
+        self.layer = torch.nn.Linear(2, 2)
+
+    def act(self, obs: Any, test: bool = False) -> Any:
+        return self.layer(obs).numpy()
 
 
 class CountingAgent(TrainingAgent):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dummies import CountingAgent, CountingEnv
+from dummies import CountingAgent, CountingEnv, Policy
 from networking.numbered import numbered, ram_outbox, steps_of, until
-from tmrl.actor import ActorModule, TorchActorModule
+from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
 from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
@@ -25,15 +25,6 @@ from tmrl.networking.transport import Peer
 from tmrl.networking.worker_line import WorkerLine
 from tmrl.training import TorchTrainingOffline
 from tmrl.transition import Sample, Stamp
-
-
-class Policy(TorchActorModule):
-    def __init__(self, observation_space=None, action_space=None, device="cpu"):
-        super().__init__(observation_space, action_space, device)
-        self.layer = torch.nn.Linear(2, 2)
-
-    def act(self, obs, test=False):
-        return self.layer(obs).numpy()
 
 
 @pytest.fixture

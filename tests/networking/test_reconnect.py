@@ -5,12 +5,10 @@ import random
 import time
 
 import pytest
-import torch
 
-from dummies import CountingActor, CountingEnv
+from dummies import CountingActor, CountingEnv, Policy
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from networking.tcp_proxy import TcpProxy
-from tmrl.actor import TorchActorModule
 from tmrl.chunk_buffer import ChunkBuffer
 from tmrl.errors import LineLostError, RefusedError, StorageError
 from tmrl.networking import RolloutWorker, background
@@ -23,15 +21,6 @@ from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import FRAMES_IN_FLIGHT
 from tmrl.networking.worker_line import WorkerLine
-
-
-class Policy(TorchActorModule):
-    def __init__(self, observation_space=None, action_space=None, device="cpu"):
-        super().__init__(observation_space, action_space, device)
-        self.layer = torch.nn.Linear(2, 2)
-
-    def act(self, obs, test=False):
-        return self.layer(obs).numpy()
 
 
 def run_in_loop(work, timeout_s=20.0):

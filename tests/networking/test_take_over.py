@@ -3,11 +3,10 @@
 import asyncio
 
 import pytest
-import torch
 
+from dummies import Policy
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from networking.scene import answers, hello, in_loop
-from tmrl.actor import TorchActorModule
 from tmrl.errors import LineLostError, RefusedError
 from tmrl.networking.listening import LIVES_KEPT
 from tmrl.networking.messages import Refuse, Subscribe, Welcome, from_frame, to_frame
@@ -18,15 +17,6 @@ from tmrl.networking.worker_line import WorkerLine
 
 OLD, NEW = 1, 2
 DRIVEN = "another worker named 'a' has taken over from .*; give each worker a name of its own"
-
-
-class Policy(TorchActorModule):
-    def __init__(self, observation_space=None, action_space=None, device="cpu"):
-        super().__init__(observation_space, action_space, device)
-        self.layer = torch.nn.Linear(2, 2)
-
-    def act(self, obs, test=False):
-        return self.layer(obs).numpy()
 
 
 @pytest.fixture
