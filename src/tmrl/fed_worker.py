@@ -120,6 +120,41 @@ class FedWorker(ABC):
         for record in self.buffer.episodes[since:] if verbose else ():
             logger.info("%s: %s", record.worker, record)
 
+    # At the worker's own pace.
+
+    def run(
+        self,
+        test_episode_interval: int = 0,
+        nb_episodes: float = np.inf,
+        verbose: bool = True,
+        expert: bool = False,
+    ) -> None:
+        """Collects and sends episodes, and takes the newest policy after each.
+
+        Args:
+            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
+                none with `crc_debug`.
+            nb_episodes: How many episodes to complete, in all environments together; where these are several,
+                more may end with the last.
+            verbose: Whether to log each one.
+            expert: Whether to keep the policy and drop those that arrive, without test episodes.
+        """
+        tests = self._test_interval(0 if expert else test_episode_interval)
+        while nb_episodes > 0:
+            if tests.is_due():
+                self.run_episode()
+            n_episodes = self._collect_episodes(verbose)
+            tests.tick(n_episodes)
+            nb_episodes -= n_episodes
+            if expert:
+                self.ignore_actor_weights()
+            else:
+                self.update_actor_weights(verbose=verbose)
+
+    @abstractmethod
+    def _collect_episodes(self, verbose: bool) -> int:
+        """Collects until an episode ends, and sends; returns how many ended."""
+
     # In step with the trainer.
 
     def run_synchronous(

@@ -233,33 +233,8 @@ class VectorWorker(FedWorker):
 
     # The loop.
 
-    def run(
-        self,
-        test_episode_interval: int = 0,
-        nb_episodes: float = np.inf,
-        verbose: bool = True,
-        expert: bool = False,
-    ) -> None:
-        """Collects in all lanes; whenever an episode ends, sends and takes the newest policy.
-
-        Args:
-            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
-                none with `crc_debug`.
-            nb_episodes: How many episodes to complete, in all lanes together; more may end with the last.
-            verbose: Whether to log each one.
-            expert: Whether to keep the policy and drop those that arrive, without test episodes.
-        """
-        tests = self._test_interval(0 if expert else test_episode_interval)
-        while nb_episodes > 0:
-            if tests.is_due():
-                self.run_episode()
-            _, n_episodes = self._collect_and_send(np.inf, end_episodes=True, verbose=verbose)
-            tests.tick(n_episodes)
-            nb_episodes -= n_episodes
-            if expert:
-                self.ignore_actor_weights()
-            else:
-                self.update_actor_weights(verbose=verbose)
+    def _collect_episodes(self, verbose: bool) -> int:
+        return self._collect_and_send(np.inf, end_episodes=True, verbose=verbose)[1]
 
     def _close_envs(self) -> None:
         self.env.close()

@@ -249,36 +249,12 @@ class RolloutWorker(FedWorker):
 
     # Loops.
 
-    def run(
-        self,
-        test_episode_interval: int = 0,
-        nb_episodes: float = np.inf,
-        verbose: bool = True,
-        expert: bool = False,
-    ) -> None:
-        """Collects and sends episodes, and takes the newest policy after each.
-
-        Args:
-            test_episode_interval: Every how many episodes a test episode comes first; 0 for none. There are
-                none with `crc_debug`.
-            nb_episodes: How many episodes to collect.
-            verbose: Whether to log each one.
-            expert: Whether to keep the policy and drop those that arrive, without test episodes.
-        """
-        tests = self._test_interval(0 if expert else test_episode_interval)
-        while nb_episodes > 0:
-            if tests.is_due():
-                self.run_episode()
-            before = len(self.buffer.episodes)
-            self.collect_train_episode()
-            self._log_episodes(before, verbose)
-            self.send_and_clear_buffer()
-            if expert:
-                self.ignore_actor_weights()
-            else:
-                self.update_actor_weights(verbose=verbose)
-            tests.tick(1)
-            nb_episodes -= 1
+    def _collect_episodes(self, verbose: bool) -> int:
+        before = len(self.buffer.episodes)
+        self.collect_train_episode()
+        self._log_episodes(before, verbose)
+        self.send_and_clear_buffer()
+        return 1
 
     def run_env_benchmark(self, nb_steps: int, test: bool = False, verbose: bool = True) -> Mapping[str, Any]:
         """Steps a real-time environment and returns its own measurements.
