@@ -8,10 +8,11 @@ from contextlib import suppress
 import pytest
 
 from networking.numbered import numbered, ram_outbox, until
+from tmrl.datasets import files
 from tmrl.errors import ProtocolError
-from tmrl.networking import background, policy_store
+from tmrl.networking import background
 from tmrl.networking.messages import Policy, to_frame
-from tmrl.networking.policy_store import PolicyStore, policy_message
+from tmrl.networking.policy_store import POLICY, PolicyStore, policy_message
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.worker_line import WorkerLine
@@ -20,13 +21,15 @@ WAIT_S = 20
 
 
 class SlowDisk:
-    """A disk of which each sync waits until it is let go."""
+    """A disk of which each sync of a policy waits until it is let go."""
 
     def __init__(self) -> None:
         self.n_waiting = self.most_waiting = 0
         self._go = threading.Semaphore(0)
 
     def sync(self, stream):
+        if POLICY not in stream.name:
+            return
         self.n_waiting += 1
         self.most_waiting = max(self.n_waiting, self.most_waiting)
         assert self._go.acquire(timeout=WAIT_S)
@@ -39,7 +42,7 @@ class SlowDisk:
 @pytest.fixture
 def disk(monkeypatch):
     disk = SlowDisk()
-    monkeypatch.setattr(policy_store, "sync", disk.sync)
+    monkeypatch.setattr(files, "sync", disk.sync)
     yield disk
     disk.let_go(100)
 
@@ -115,7 +118,7 @@ def test_a_policy_that_the_disk_does_not_take_is_not_told_of(monkeypatch, tmp_pa
     store = PolicyStore(tmp_path)
     background.run(store.keep(policy_message(1, b"one")), WAIT_S)
     frame = store.frame
-    monkeypatch.setattr(policy_store, "sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         background.run(store.keep(policy_message(1, b"two")), WAIT_S)
     assert (store.version, store.frame) == (1, frame)

@@ -144,15 +144,7 @@ def replace_manifest(folder: Path, body: dict[str, Any]) -> int:
     body = {"version": VERSION} | body
     checksum = crc32(_canonical(body))
     document = json.dumps({"body": body, "crc32": checksum}).encode()
-    temporary = folder / f"{MANIFEST}.{secrets.token_hex(4)}.tmp"
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(document)
-            sync(stream)
-        temporary.replace(folder / MANIFEST)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # a full disk has no room for it
-        raise
+    replace_file(folder / MANIFEST, folder / f"{MANIFEST}.{secrets.token_hex(4)}.tmp", document)
     sync_folder(folder)
     return checksum
 
@@ -188,6 +180,18 @@ def _is_ours(file: Path) -> bool:
 
 def _canonical(body: Any) -> bytes:
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def replace_file(file: Path, draft: Path, content: bytes) -> None:
+    """Writes a file in place of the one that is there, in one step, by way of a draft beside it."""
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            sync(stream)
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk has no room for it
+        raise
 
 
 def sync(stream: BinaryIO) -> None:

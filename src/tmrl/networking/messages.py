@@ -280,12 +280,13 @@ def _is_number(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_NUMBER
 
 
-def _is_digest(value: Any) -> bool:
+def is_uint64(value: Any) -> bool:
+    """Whether it is an integer that 64 bits hold."""
     return type(value) is int and 0 <= value < 1 << 64
 
 
-def _is_text(value: Any) -> bool:
-    # Printable, as it ends in logs and on terminals: no new lines, no escapes.
+def is_text(value: Any) -> bool:
+    """Whether it is text that may end in logs and on terminals: short, no new lines, no escapes."""
     return type(value) is str and len(value) <= MAX_TEXT and value.isprintable()
 
 
@@ -316,12 +317,12 @@ def _is_document(value: Any, depth: int = MAX_DEPTH) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": _is_number,
-    "str": _is_text,
+    "str": is_text,
     "bool": _is_flag,
     "tuple": _are_numbers,
     "Any": _is_document,
-    "Policy.digest": _is_digest,
-    "Subscribe.digest": _is_digest,
+    "Policy.digest": is_uint64,
+    "Subscribe.digest": is_uint64,
     "Skip.samples": _are_samples,
 }
 """By type, or by field."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from tmrl.datasets.files import sync
+from tmrl.datasets.files import replace_file
 from tmrl.errors import ProtocolError
 from tmrl.networking.messages import MAX_PARCEL_BYTES, Policy, from_frame, to_frame
 from tmrl.networking.tasks import to_its_end
@@ -111,17 +111,8 @@ class PolicyStore:
             self.wishes = wishes
 
     def _write(self, name: str, content: bytes) -> None:
-        if self._folder is None:
-            return
-        draft = self._folder / f"{name}.tmp"
-        try:
-            with draft.open("wb") as stream:
-                stream.write(content)
-                sync(stream)
-            draft.replace(self._folder / name)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        if self._folder is not None:
+            replace_file(self._folder / name, self._folder / f"{name}.tmp", content)
 
     async def close(self) -> None:
         """Waits for what is being written."""

@@ -191,7 +191,6 @@ class RamLog(RecordLog):
         self._starts = array("q", [0])  # how many bytes came before each, and before the next one
         self._n_forgotten = 0  # at the beginning of both
         self._first = 0
-        self._n_bytes = 0
 
     @property
     def first(self) -> int:
@@ -206,16 +205,15 @@ class RamLog(RecordLog):
     @property
     def n_bytes(self) -> int:
         """See `RecordLog`."""
-        return self._n_bytes
+        return self._starts[-1] - self._starts[self._n_forgotten]
 
     def _place(self, number: int) -> int:
         return number - self._first + self._n_forgotten
 
     def has_room(self, n_bytes: int, before: int = 0) -> bool:
         """See `RecordLog`."""
-        held_bytes = self._n_bytes
-        if before > self._first:
-            held_bytes = self._starts[-1] - self._starts[self._place(min(before, self.next))]
+        oldest = min(max(before, self._first), self.next)
+        held_bytes = self._starts[-1] - self._starts[self._place(oldest)]
         return held_bytes + HEAD_BYTES + n_bytes <= self.max_bytes
 
     def _note(self, document: dict[str, Any], first: int) -> None:  # noqa: ARG002
@@ -226,7 +224,6 @@ class RamLog(RecordLog):
         record = b"".join(parts)
         self._require_room(len(record))
         self._records.append(record)
-        self._n_bytes += HEAD_BYTES + len(record)
         self._starts.append(self._starts[-1] + HEAD_BYTES + len(record))
         return self.next - 1
 
@@ -246,7 +243,6 @@ class RamLog(RecordLog):
         self._records[self._n_forgotten : self._n_forgotten + n_more] = [b""] * n_more
         self._n_forgotten += n_more
         self._first = before
-        self._n_bytes = self._starts[-1] - self._starts[self._n_forgotten]
         # Half of them at least, so that none is moved more often than one is forgotten.
         if 2 * self._n_forgotten >= len(self._records):
             del self._records[: self._n_forgotten], self._starts[: self._n_forgotten]

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from tmrl.errors import ProtocolError
-from tmrl.networking.messages import MAX_REPORT_BYTES, MAX_TEXT
+from tmrl.networking.messages import MAX_REPORT_BYTES, is_text, is_uint64
 
 T = TypeVar("T")
 
@@ -123,25 +123,17 @@ def _shown(value: Any) -> str:
     return ascii(value)[:40]
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 64
-
-
 def _is_float(value: Any) -> bool:
     return type(value) is float and isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str and len(value) <= MAX_TEXT and value.isprintable()
 
 
 _RECORDS = (TrainerReport, SpoolReport)
 _CHECKS: dict[Any, Callable[[Any], bool]] = {
     bool: lambda value: type(value) is bool,
-    int: _is_count,
+    int: is_uint64,
     float: _is_float,
-    str: _is_text,
+    str: is_text,
     float | None: lambda value: value is None or _is_float(value),
-    str | None: lambda value: value is None or _is_text(value),
+    str | None: lambda value: value is None or is_text(value),
 }
 """By the type of a field."""

@@ -155,7 +155,7 @@ class TrainerLine:
             self._queued_bytes = 0
         # The queue is bounded, and nothing of it may be dropped.
         buffer, n_bytes, is_idle = ChunkBuffer(maxlen=sys.maxsize), 0, not records
-        while records and n_bytes <= self._max_bytes and (not len(buffer) or len(buffer) < self.max_samples):
+        while records and n_bytes <= self._max_bytes and len(buffer) < max(1, self.max_samples):
             queued = records.popleft()
             n_bytes += self._take(buffer, queued)
             self._handed = (queued.spool, queued.number + 1)
