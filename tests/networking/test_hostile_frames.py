@@ -29,6 +29,7 @@ from tmrl.networking.messages import (
     Subscribe,
     Welcome,
     Wish,
+    from_frame,
     to_frame,
 )
 from tmrl.networking.policy_store import policy_message
@@ -141,8 +142,9 @@ class Attack:
             await asyncio.gather(hearing, return_exceptions=True)
 
     async def _hear(self, connection) -> None:
-        while True:
-            await connection.receive()
+        """Until the other end refuses, or is gone."""
+        while not isinstance(from_frame(await connection.receive()), Refuse):
+            pass
 
     async def on(self, dialer, n_frames: int, services=SERVICES) -> None:
         """Dials a server, again and again."""
