@@ -7,6 +7,7 @@ import numpy as np
 
 from tmrl.integrity import nest_crcs, transition_crcs
 from tmrl.networking import Buffer
+from tmrl.networking.parcel import Encoder
 from tmrl.packing import Packer
 from tmrl.schema import Nest, Schema
 from tmrl.transition import Sample, Stamp
@@ -17,6 +18,11 @@ def buffer_of(samples: Iterable[Any]) -> Buffer:
     buffer = Buffer()
     buffer.memory = list(samples)
     return buffer
+
+
+def parcel_of(buffer: Buffer, *args: Any, **kwargs: Any) -> bytes:
+    """A parcel of a Buffer; the rest are arguments of `Encoder`."""
+    return b"".join(Encoder(*args, **kwargs).encode(buffer))
 
 
 def plain_episode(length: int, first: int = 0, ending: str = "terminated") -> list[tuple[Any, ...]]:

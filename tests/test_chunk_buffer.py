@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from makers import buffer_of, plain_episode, stamped, step
+from makers import buffer_of, parcel_of, plain_episode, stamped, step
 from tmrl.chunk_buffer import ChunkBuffer, RowPart
 from tmrl.networking import Buffer
-from tmrl.networking.parcel import Encoder, Wishes, decode
+from tmrl.networking.parcel import Wishes, decode
 from tmrl.transition import EpisodeRecord
 
 ROWS = Wishes()
 
 
 def received(samples: list[Any], wishes: Wishes | None = ROWS) -> ChunkBuffer:
-    return decode(b"".join(Encoder(wishes).encode(buffer_of(samples))))
+    return decode(parcel_of(buffer_of(samples), wishes))
 
 
 def numbers(buffer: Buffer) -> list[float]:

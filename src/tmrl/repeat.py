@@ -21,7 +21,7 @@ class Repeat:
         self._call = call
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tmrl-repeat", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 from damage import damage
 from makers import buffer_of, plain_episode, stamped
 from nests import is_identical
+from networking.numbered import until
 from tmrl.datasets import files, row_file
 from tmrl.datasets.row_file import RowFile
 from tmrl.datasets.stored_ring import LINK
@@ -471,21 +472,22 @@ class TestFlush:
             assert order == ["rows", "rows", "manifest"]
             monkeypatch.undo()
 
-    def test_flushes_in_the_background_until_it_is_closed(self, tmp_path: Path) -> None:
-        memory = open_memory(tmp_path, flush_interval_s=0.001)
-        flushed = threading.Event()
-        manifest = tmp_path / "manifest.json"
+    @pytest.mark.parametrize("interval_s", [None, 0.001])
+    def test_flushes_in_the_background_until_it_is_closed(
+        self, tmp_path: Path, interval_s: float | None
+    ) -> None:
+        memory = open_memory(tmp_path, flush_interval_s=interval_s)
         append(memory, 0, 30)
-        before = files.read_manifest(tmp_path)[0]["next"]
-        for _ in range(2000):
-            if manifest.exists() and files.read_manifest(tmp_path)[0]["next"] == 30:
-                flushed.set()
-                break
-            threading.Event().wait(0.01)
-        assert before < 30
-        assert flushed.is_set()
+
+        def is_flushed() -> bool:
+            return files.read_manifest(tmp_path)[0]["next"] == 30
+
+        if interval_s is not None:
+            until(is_flushed)
+        else:
+            assert not is_flushed()
         memory.close()
-        assert not any(thread.name.startswith("Thread") and thread.daemon for thread in threading.enumerate())
+        assert not any(thread.name == "tmrl-repeat" for thread in threading.enumerate())
 
     def test_flush_of_a_memory_in_ram_does_nothing(self) -> None:
         with ReplayMemory() as memory:

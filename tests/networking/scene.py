@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+from makers import parcel_of
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from tmrl.buffer import Buffer
 from tmrl.errors import LineLostError, ProtocolError, RefusedError
@@ -12,7 +13,6 @@ from tmrl.networking.authority import Authority
 from tmrl.networking.credentials import ClientCredential
 from tmrl.networking.grpc_transport import GrpcDialer
 from tmrl.networking.messages import Hello, Message, Refuse, from_frame, to_frame
-from tmrl.networking.parcel import Encoder
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.worker_line import WorkerLine
@@ -70,7 +70,7 @@ def in_loop(work, timeout_s: float = TIMEOUT_S):
 
 def parcel(name: str, first: int = 0, n_samples: int = 1) -> bytes:
     """A parcel that a worker of this name would send."""
-    return b"".join(Encoder().encode(numbered(name, first, n_samples)))
+    return parcel_of(numbered(name, first, n_samples))
 
 
 def hello(name: str, epoch: int = 1, first: int = 0) -> bytes:

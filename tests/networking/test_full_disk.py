@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from makers import parcel_of
 from networking.numbered import numbered, steps_of, until
 from records import MAX_BYTES, fill, read_all, record, segments
 from tmrl.datasets import files
@@ -20,7 +21,6 @@ from tmrl.networking.delivery import COUNTS, EPOCHS_KEPT, Ledger, Outbox
 from tmrl.networking.disk_log import DiskLog
 from tmrl.networking.hub import MAX_WORKERS
 from tmrl.networking.messages import Put
-from tmrl.networking.parcel import Encoder
 from tmrl.networking.reserve import RESERVE, Reserve
 from tmrl.networking.server import Server
 from tmrl.networking.spool import LEDGER_BYTES, Spool
@@ -160,7 +160,7 @@ def test_a_file_of_forgotten_records_does_not_keep_the_disk_full(small_disk: Pat
 def test_an_outbox_drops_also_where_the_disk_is_full_of_others(small_disk: Path) -> None:
     buffer = numbered("a", 0, 20)
     buffer.record_episode(EpisodeRecord("a", 1.0, 20, is_test=False, policy_version=1))
-    parcel = b"".join(Encoder().encode(buffer))
+    parcel = parcel_of(buffer)
     with closing(Outbox("a", DiskLog(small_disk / "a", 100_000), True, "drop")) as outbox:
         while outbox._log.has_room(len(parcel)):
             outbox.put([parcel])
@@ -191,7 +191,7 @@ def test_an_outbox_that_may_drop_goes_on_where_the_disk_has_less_room_than_it_ma
     buffer = numbered("a", 0, 20)
     if ends:
         buffer.record_episode(EpisodeRecord("a", 1.0, 20, is_test=False, policy_version=1))
-    parcel = b"".join(Encoder().encode(buffer))
+    parcel = parcel_of(buffer)
     let_hold(50_000, tmp_path, monkeypatch)
     with closing(Outbox("a", DiskLog(tmp_path, 1 << 20, 1 << 13), True, "drop")) as outbox:
         for number in range(300):
@@ -212,7 +212,7 @@ def test_an_outbox_drops_nothing_where_the_disk_fails(
     def failing(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    parcel = b"".join(Encoder().encode(numbered("a", 0, 20)))
+    parcel = parcel_of(numbered("a", 0, 20))
     with closing(Outbox("a", DiskLog(tmp_path, 1 << 20), True, "drop")) as outbox:
         outbox.put([parcel])
         with monkeypatch.context() as patch:
@@ -226,7 +226,7 @@ def test_an_outbox_drops_nothing_where_the_disk_fails(
 def test_a_spool_on_a_disk_that_has_less_room_than_it_may_take_gives_room_back_when_it_finds_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parcel = b"".join(Encoder().encode(numbered("a", 0, 100)))
+    parcel = parcel_of(numbered("a", 0, 100))
     let_hold(100_000, tmp_path, monkeypatch)
     spool = Spool(DiskLog(tmp_path, 1 << 20, 1 << 14), is_durable=True)
     position = spool.ledger.greet("a", 1, 0)

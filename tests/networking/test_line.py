@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dummies import CountingAgent, CountingEnv, Policy
+from makers import parcel_of
 from networking.numbered import numbered, ram_outbox, steps_of, until
 from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
@@ -17,7 +18,7 @@ from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background, hub, trainer_line
 from tmrl.networking.messages import Welcome, to_frame
-from tmrl.networking.parcel import Encoder, Wishes
+from tmrl.networking.parcel import Wishes
 from tmrl.networking.server import Server
 from tmrl.networking.spool import Spool
 from tmrl.networking.trainer_line import TrainerLine
@@ -113,7 +114,7 @@ def test_an_outbox_is_put_on_the_disk_also_while_there_is_no_server(tmp_path, mo
 
 def test_more_samples_than_a_buffer_usually_holds_arrive_at_once(server, trainer):
     """What was acknowledged is never clipped, however long the loop did not ask for it."""
-    parcel = b"".join(Encoder(Wishes()).encode(numbered("a", 0, 1000)))
+    parcel = parcel_of(numbered("a", 0, 1000), Wishes())
     with worker_line(server, "a") as a:
         trainer.start()
         for _ in range(510):

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from makers import parcel_of
 from networking.numbered import numbered, until
 from networking.scene import Scene, answers, hello, in_loop, parcel, talk_as
 from tmrl.errors import LineLostError, RefusedError
@@ -136,11 +137,10 @@ def test_samples_of_another_worker_under_a_header_of_ones_own_are_refused_by_the
 
 def test_lanes_of_a_worker_and_plain_samples_are_its_own(scene):
     from tmrl.buffer import Buffer
-    from tmrl.networking.parcel import Encoder
 
     plain = Buffer()
     plain.memory += [tuple(sample) for sample in numbered("x", 0, 2).memory]
-    bodies = [parcel("robot/3"), b"".join(Encoder().encode(plain))]
+    bodies = [parcel("robot/3"), parcel_of(plain)]
     said = talk_as(
         scene,
         "robot",

@@ -5,10 +5,10 @@ from collections import deque
 
 import pytest
 
+from makers import parcel_of
 from networking.numbered import numbered
 from tmrl.errors import ParcelError
 from tmrl.networking.messages import Put
-from tmrl.networking.parcel import Encoder
 from tmrl.networking.record_log import RamLog
 from tmrl.networking.shares import N_BLOCKS, TIMES_FREE, Shares
 from tmrl.networking.spool import Spool, from_record, skip_record, to_record
@@ -54,7 +54,7 @@ def test_a_worker_that_holds_nothing_always_has_room():
 def test_greedy_workers_fill_only_their_share_and_whoever_comes_later_finds_room(n_greedy):
     log = RamLog(200_000)
     spool = Spool(log, is_durable=False)
-    parcel = b"".join(Encoder().encode(numbered("x", 0, 10)))
+    parcel = parcel_of(numbered("x", 0, 10))
     names = [f"greedy-{i}" for i in range(n_greedy)]
 
     def fill(names):
