@@ -129,7 +129,8 @@ def _chunk(rows: Rows, samples: Sequence[Any], run: Run) -> Chunk:
 def plain_starts(rows: Rows, is_actless: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of samples without a stamp begin an episode: those without an action, and those after the end."""
     starts = is_actless.copy()
-    starts[1:] |= rows["terminated"][:-1] | rows["truncated"][:-1]
+    if len(rows) > 1:
+        starts[1:] |= rows["terminated"][:-1] | rows["truncated"][:-1]
     return starts
 
 
@@ -182,10 +183,13 @@ def _label(stamped: str, given: str) -> str:
 def _plain_runs(samples: Sequence[Any], picks: Sequence[int], source: str, continues: bool) -> list[Run]:
     """One run, or several that follow each other where `info["source"]` changes."""
     labels = [info.get("source", source) if type(info := samples[i][5]) is dict else source for i in picks]
-    if not all(issubclass(kind, str) for kind in set(map(type, labels))):
+    kinds = set(map(type, labels))
+    if kinds == {str} and labels.count(labels[0]) == len(labels):  # as most are
+        return [Run(list(picks), PLAIN, None, labels[0], continues)]
+    if not all(issubclass(kind, str) for kind in kinds):
         pick, label = next((i, x) for i, x in zip(picks, labels, strict=True) if not isinstance(x, str))
         refuse(samples, pick, 'info["source"]', "a str that labels where the data come from", f"{label!r}")
-    cuts = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]] if len(set(labels)) > 1 else []
+    cuts = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]
     return [
         Run(list(picks[start:stop]), PLAIN, None, labels[start], continues or start > 0)
         for start, stop in zip([0, *cuts], [*cuts, len(labels)], strict=True)

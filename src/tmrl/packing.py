@@ -380,7 +380,7 @@ class _ScalarPath:
         for value, (dtype, shape, is_finite) in zip(values, self._leaves, strict=True):
             if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                 return None
-            if is_finite and not np.isfinite(value).all():
+            if is_finite and b"\0" in np.isfinite(value).tobytes():  # half the time of `all`
                 return None
             leaves.append(value.tobytes())
         leaves += parts

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from tmrl.chunk import PLAIN, Chunk, Stream
 from tmrl.rows import COLUMNS, GAP, START, Columns, Rows
 
+MAX_DISTANCE = int(np.iinfo(COLUMNS["back"]).max)
+"""From a row to the one that it follows."""
+
 
 @dataclass(slots=True)
 class _Newest:
@@ -184,7 +187,7 @@ class StreamTable:
         if newest.is_done:
             return START if chunk.stream == PLAIN else GAP
         distance = next_id - newest.row_id
-        return distance if distance <= np.iinfo(np.int32).max else GAP
+        return distance if distance <= MAX_DISTANCE else GAP
 
     def state(self) -> list[list[Any]]:
         """Where each stream stands, in the order of the codes, as what `json.dumps` takes."""
