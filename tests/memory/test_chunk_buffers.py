@@ -3,14 +3,16 @@
 from typing import Any
 
 import numpy as np
+import optree
 import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histories import HistoryWorker, Shape, Stream, shapes
 from machines import ENDINGS, FATES, WORKERS, FakeWorker
 from makers import buffer_of, plain_episode, stamped, step, with_crc
-from nests import SampleMaker, makers
+from nests import SampleMaker, is_identical, makers
 from tmrl.chunk_buffer import ChunkBuffer
 from tmrl.compressor import Compressor
 from tmrl.errors import BadSampleError, IntegrityError, SchemaError
@@ -274,6 +276,33 @@ def test_compressed_observations_are_rebuilt() -> None:
     assert contents(memories[0]) == contents(memories[1])
     for i in range(11):
         assert memories[1].get_transition(i)[3].tobytes() == whole[i + 1].tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes,
+    st.lists(st.tuples(st.sampled_from(WORKERS), ENDINGS), min_size=8, max_size=40),
+    st.sampled_from([(None, False), (None, True), (Wishes(), False), (Wishes(with_crc=True), True)]),
+)
+def test_memories_that_rebuild_histories_are_the_same_too(
+    shape: Shape, plan: list[tuple[str, str]], mode: tuple[Wishes | None, bool]
+) -> None:
+    wishes, crc_debug = mode
+    workers = {name: HistoryWorker(name, Stream(shape, seed)) for seed, name in enumerate(WORKERS)}
+    memories = [
+        ReplayMemory(memory_size=40, seed=0, history=shape.history, crc_debug=crc_debug) for _ in range(2)
+    ]
+    encoder = Encoder(wishes)
+    for start in range(0, len(plan), 5):
+        produced = [workers[name].produce(ending) for name, ending in plan[start : start + 5]]
+        samples = [sample.compressed for sample in produced]  # pyright: ignore[reportAttributeAccessIssue]
+        memories[0].append(buffer_of(samples))
+        memories[1].append(sent(samples, encoder))
+        assert contents(memories[0]) == contents(memories[1])
+    if len(memories[0]):
+        leaves = [optree.tree_leaves(tuple(memory.sample())) for memory in memories]
+        assert all(is_identical(one.numpy(), other.numpy()) for one, other in zip(*leaves, strict=True))
+        assert memories[1].crc_checked == (256 if crc_debug else 0)
 
 
 class ListMemory(TorchMemory):
