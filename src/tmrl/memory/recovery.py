@@ -42,7 +42,8 @@ def recover(parts: Mapping[str, Store], folder: Path, document: dict[str, Any]) 
     state = document["state"]["store"]
     _bring_up_to_date(parts[""], held, list(next_ids.values()), state["streams"])
     for source, part in parts.items():
-        part.times.restore(state_in(state, source)["times"])
+        part.restore_history(state_in(state, source))
+        part.versions.note(next_ids[source], 0)  # of rows that came since the manifest it is not known
         part.rebuild(read_priorities(folder, ring_in(document, source), part.sampler.kind))
     return n_lost
 
@@ -60,4 +61,7 @@ def _bring_up_to_date(store: Store, held: list[HeldRows], next_ids: list[int], s
 
 def state_in(state: dict[str, Any], source: str) -> dict[str, Any]:
     """The part of a state that the store of a kept source restores; `""` for the one of all others."""
-    return state | {"times": state["kept"][source]} if source else state
+    if not source:
+        return state
+    kept = state["kept"][source]
+    return state | (kept if isinstance(kept, dict) else {"times": kept, "versions": []})  # until 2026-11-28

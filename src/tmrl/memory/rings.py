@@ -310,8 +310,8 @@ class Rings:
             part.move(table)
 
     def state(self) -> dict[str, Any]:
-        """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
-        kept = {source: store.times.state() for source, store in self._kept.items()}
+        """Where each stream stands, and the history of the rows, as what `json.dumps` takes."""
+        kept = {source: store.history() for source, store in self._kept.items()}
         return self.parts[0].state() | {"kept": kept}
 
 

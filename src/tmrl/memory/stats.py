@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 TIME_RESOLUTION_S = 0.05
 MAX_TIMES = 4096
-MAX_SAVED_TIMES = 512
+MAX_SAVED = 512
 
 WORKER, SOURCE = 0, 1
 """The parts of an origin."""
@@ -174,6 +174,15 @@ class ByRow:
         if len(self.values) > MAX_TIMES:
             self.first_ids, self.values = self.first_ids[::2], self.values[::2]
 
+    def thinned(self) -> list[tuple[int, Any]]:
+        """The ids and the numbers, at most about `MAX_SAVED` of them."""
+        pairs = list(zip(self.first_ids, self.values, strict=True))
+        return pairs[:: 1 + len(pairs) // MAX_SAVED]
+
+    def restore(self, pairs: list[tuple[int, Any]]) -> None:
+        """Takes over what `thinned` returned."""
+        self.first_ids, self.values = [first for first, _ in pairs], [value for _, value in pairs]
+
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the numbers of rows stand; -1 for rows before the first one noted."""
         return np.searchsorted(self.first_ids, ids, side="right") - 1
@@ -199,19 +208,14 @@ class ArrivalTimes:
     def state(self) -> list[tuple[int, float]]:
         """Ids and the seconds since 1970 at which they arrived, as what `json.dumps` takes."""
         offset = time.time() - self.clock()
-        pairs = zip(self._times.first_ids, self._times.values, strict=True)
-        return [(first_id, round(seconds + offset, 3)) for first_id, seconds in pairs][:: self._thinning()]
+        return [(first_id, round(seconds + offset, 3)) for first_id, seconds in self._times.thinned()]
 
     def restore(self, state: list[tuple[int, float]]) -> None:
         """Takes over what `state` returned, maybe in another process."""
         now = self.clock()
         offset = time.time() - now
-        self._times.first_ids = [first_id for first_id, _ in state]
         # Not in the future, though the wall clock may have been set back meanwhile.
-        self._times.values = [min(seconds - offset, now) for _, seconds in state]
-
-    def _thinning(self) -> int:
-        return 1 + len(self._times.values) // MAX_SAVED_TIMES
+        self._times.restore([(first_id, min(seconds - offset, now)) for first_id, seconds in state])
 
     def ages_s(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds since rows arrived; NaN where nothing is known of them, as after a kill."""
@@ -237,6 +241,15 @@ class PolicyVersions:
         self.newest = max(self.newest, version)
         if not self._versions.values or self._versions.values[-1] != version:
             self._versions.note(first_id, version)
+
+    def state(self) -> list[tuple[int, int]]:
+        """Ids and the versions that acted in the rows from there on, as what `json.dumps` takes."""
+        return self._versions.thinned()
+
+    def restore(self, state: list[tuple[int, int]]) -> None:
+        """Takes over what `state` returned."""
+        self._versions.restore(state)
+        self.newest = max(self._versions.values, default=0)
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The versions that acted in rows; 0 where none did, or none is known of."""

@@ -340,7 +340,7 @@ class Store:
             raise DatasetError("the snapshot contradicts itself: it holds more rows than it says")
         check_codes(self.ring.origin[self.ring.held_slots()], -1, len(self.tally.counts))
         self.streams.restore(state["streams"])
-        self.times.restore(state["times"])
+        self.restore_history(state)
         self.rebuild(saved)
 
     def _put_back(self, first_id: int, rows: Rows, columns: Columns) -> None:
@@ -376,8 +376,17 @@ class Store:
         return HeldRows(links["id"], links["origin"], *places, is_done), loss
 
     def state(self) -> dict[str, Any]:
-        """Where each stream stands, and when rows arrived, as what `json.dumps` takes."""
-        return {"streams": self.streams.state(), "times": self.times.state()}
+        """Where each stream stands, and the history of its rows, as what `json.dumps` takes."""
+        return {"streams": self.streams.state(), **self.history()}
+
+    def history(self) -> dict[str, Any]:
+        """When rows arrived and which policies acted in them, as what `json.dumps` takes."""
+        return {"times": self.times.state(), "versions": self.versions.state()}
+
+    def restore_history(self, state: dict[str, Any]) -> None:
+        """Takes over what `history` returned; earlier versions of this package did not keep all of it."""
+        self.times.restore(state["times"])
+        self.versions.restore(state.get("versions", []))
 
     def rebuild(self, saved: SavedPriorities | None) -> None:
         """Makes the index anew from the links and from where the streams stand, all the truth there is.
