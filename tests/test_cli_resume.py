@@ -50,6 +50,7 @@ def test_a_run_that_was_stopped_by_ctrl_c_goes_on_to_its_end(call, monkeypatch):
     stopped = json_of("one")
     assert (stopped["interrupted"], stopped["updates"]) == (True, 260)
     assert Checkpoint("runs/one/checkpoint").counters()["total_updates"] == 260
+    newest_policy = ReplayMemory.load("runs/one/checkpoint").newest_policy
     code, out, err = call("train", "--resume", "runs/one")
     assert code == 0, err
     assert "runs/one goes on after 260 updates" in out
@@ -57,6 +58,8 @@ def test_a_run_that_was_stopped_by_ctrl_c_goes_on_to_its_end(call, monkeypatch):
     assert (summary["interrupted"], summary["updates"]) == (False, 500)
     assert summary["memory"]["draws"] == 500 * 16
     assert len(summary["test_returns"]) == 10
+    # Policies are numbered on.
+    assert ReplayMemory.load("runs/one/checkpoint").newest_policy > newest_policy > 0
     assert summary["timing"]["seconds"] > stopped["timing"]["seconds"]
     # B58: one update for each step after the first, also after the resume.
     assert 0 <= summary["env_steps"] - (500 + 150) < 110

@@ -22,7 +22,7 @@ from tmrl.networking.parcel import Wishes
 from tmrl.networking.server import Server
 from tmrl.networking.spool import Spool
 from tmrl.networking.trainer_line import TrainerLine
-from tmrl.networking.transport import Peer
+from tmrl.networking.transport import Loopback, Peer
 from tmrl.networking.worker_line import WorkerLine
 from tmrl.training import TorchTrainingOffline
 from tmrl.transition import Sample, Stamp
@@ -249,6 +249,25 @@ def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
         mine = Policy()
         assert late.receive(5.0, mine)[::2] == (1, 1)
         assert torch.equal(mine.layer.weight, actor.layer.weight)
+
+
+def test_policies_are_numbered_on_by_the_memory_and_over_a_server_that_begins_anew():
+    memory = ReplayMemory(memory_size=1000, seed=0)
+    buffer = numbered("a", 0, 14)
+    buffer.memory = [Sample(sample, sample.stamp._replace(policy_version=44)) for sample in buffer.memory]
+    memory.append(buffer)
+    dialer = Loopback()
+    with TrainerLine(dialer) as trainer:
+        trainer.attach(memory)
+        for number in (45, 46):
+            with Server(port=None) as server, worker_line(server, "b") as b:
+                background.run(dialer.start(server._hub.serve))
+                if number == 45:
+                    trainer.broadcast_model(Policy())
+                assert b.receive(5.0, Policy()).version == number
+                trainer.broadcast_model(Policy())
+                until(lambda: server.report()["policy_version"] == number + 1)  # noqa: B023
+                background.run(dialer.stop())
 
 
 def test_a_policy_that_is_dropped_changes_nothing(server, trainer):

@@ -80,9 +80,9 @@ def test_policies_are_written_in_the_order_in_which_they_came(disk, tmp_path):
     store = PolicyStore(tmp_path)
     first, second = kept(store, policy_message(1, b"one"), policy_message(3, b"two"))
     disk.let_go(2)
-    assert [first.result(WAIT_S), second.result(WAIT_S)] == [1, 4]
+    assert [first.result(WAIT_S), second.result(WAIT_S)] == [1, 3]
     assert disk.most_waiting == 1
-    assert on_disk(tmp_path) == store.mark == (4, policy_message(1, b"two").digest)
+    assert on_disk(tmp_path) == store.mark == (3, policy_message(1, b"two").digest)
 
 
 def test_a_policy_whose_trainer_hangs_up_meanwhile_is_written_and_told_of(disk, tmp_path):
@@ -125,7 +125,7 @@ def test_a_policy_that_the_disk_does_not_take_is_not_told_of(monkeypatch, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["policy.frame"]
     assert on_disk(tmp_path) == store.mark
     monkeypatch.undo()
-    assert background.run(store.keep(policy_message(2, b"two")), WAIT_S) == 3
+    assert background.run(store.keep(policy_message(2, b"two")), WAIT_S) == 2
 
 
 def test_a_policy_is_checked_before_it_is_kept(tmp_path):
@@ -138,12 +138,21 @@ def test_a_policy_is_checked_before_it_is_kept(tmp_path):
 def test_a_policy_that_the_server_may_have_already_is_counted_once(tmp_path):
     async def twice():
         store = PolicyStore(tmp_path)
-        again = policy_message(0, b"weights")
-        return await asyncio.gather(store.keep(policy_message(1, b"weights")), store.keep(again)), store.frame
+        policy = policy_message(1, b"weights")
+        return await asyncio.gather(store.keep(policy), store.keep(policy)), store.frame
 
     versions, frame = background.run(twice(), WAIT_S)
     assert versions == [1, 1]
     assert frame == to_frame(Policy(1, policy_message(1, b"weights").digest), [b"weights"])
+
+
+def test_numbers_go_on_whoever_begins_anew():
+    store = PolicyStore()
+    versions = [
+        background.run(store.keep(policy_message(number, body)), WAIT_S)
+        for number, body in [(44, b"one"), (46, b"two"), (1, b"three"), (2, b"three"), (47, b"three")]
+    ]
+    assert versions == [44, 46, 47, 48, 49]
 
 
 def test_a_damaged_policy_whose_trainer_hangs_up_meanwhile_troubles_nobody(disk, tmp_path):
@@ -159,7 +168,7 @@ def test_a_damaged_policy_whose_trainer_hangs_up_meanwhile_troubles_nobody(disk,
         damaged.cancel()
         disk.let_go()
         await first
-        await store.keep(policy_message(0, b"one"))  # waits its turn
+        await store.keep(policy_message(1, b"one"))  # waits its turn
         gc.collect()
         asyncio.get_running_loop().set_exception_handler(None)
 

@@ -1,5 +1,6 @@
 """Sample sources in one process."""
 
+import types
 from typing import Any
 
 import pytest
@@ -7,8 +8,12 @@ from gymnasium.vector import AutoresetMode
 
 from dummies import CountingActor, CountingEnv
 from lanes import Linear, PlannedEnv, assert_same_as_single, vector_worker
+from makers import buffer_of, plain_episode, stamped
+from tmrl.memory import ReplayMemory
 from tmrl.networking import RolloutWorker
 from tmrl.training import InProcessLine, WorkerSource
+from tmrl.training.source import attach
+from tmrl.transition import Sample
 
 
 def make_source(length: int = 3, **options: Any) -> WorkerSource:
@@ -33,6 +38,17 @@ def test_the_worker_gets_a_copy_of_the_policy() -> None:
     actor.calls = 5
     assert source.worker.actor is not actor
     assert (source.worker.actor.calls, source.worker.policy_version) == (0, 1)
+
+
+def test_policies_are_numbered_on_by_what_the_memory_holds() -> None:
+    memory = ReplayMemory(memory_size=100, seed=0)
+    samples = stamped(plain_episode(3))
+    memory.append(buffer_of([Sample(sample, sample.stamp._replace(policy_version=7)) for sample in samples]))
+    source = make_source()
+    for version in (8, 9):
+        attach(types.SimpleNamespace(source=source), memory)
+        source.broadcast_model(CountingActor(None, None))
+        assert source.worker.policy_version == version
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,11 @@ class ReplayMemory(TorchMemory):
     def _store(self) -> AnyStore | None:
         return self._state.store
 
+    @property
+    def newest_policy(self) -> int:
+        """Number of the newest policy that acted in a row; 0 before any did."""
+        return 0 if self._store is None else self._store.newest_policy
+
     def sample(self) -> Any:
         """Draws a batch; uniform and with replacement, unless the sampler says otherwise.
 

@@ -171,8 +171,8 @@ class Policy:
     """A policy."""
 
     version: int
-    """How many policies the trainer has sent until then; where it publishes one, how many more this makes, 0
-    for one that the server may have already."""
+    """How many policies there were until then, those that never left included. Where a trainer publishes one,
+    the least that it may be: servers come and go, and the trainer goes on counting."""
     digest: int
     """XXH3 of the body."""
     body: bytes | memoryview = b""

@@ -20,8 +20,7 @@ from tmrl.networking.tasks import to_its_end
 POLICY = "policy.frame"
 WISHES = "wishes.json"
 MAX_WISHES_BYTES = 1 << 16
-MAX_COUNT = 1 << 20
-"""Policies that a published one may stand for, those that never left included."""
+MAX_VERSION = 1 << 53
 
 
 class PolicyStore:
@@ -79,9 +78,9 @@ class PolicyStore:
     async def _keep(self, policy: Policy) -> int:
         async with self._turn:
             await asyncio.to_thread(_check, policy)
-            if not policy.version and policy.digest == self.digest:
+            if (policy.version, policy.digest) == self.mark:  # the acknowledgement was lost
                 return self.version
-            version = self.version + max(1, policy.version)
+            version = max(self.version + 1, policy.version)
             self.frame = await asyncio.to_thread(self._safe, Policy(version, policy.digest), policy.body)
             self.version, self.digest = version, policy.digest
         async with self._changed:
@@ -123,9 +122,9 @@ class PolicyStore:
 def _check(policy: Policy) -> None:
     if not is_whole(policy):
         raise ProtocolError("a policy must have the digest that it says, got another: it is damaged")
-    if len(policy.body) > MAX_PARCEL_BYTES or policy.version > MAX_COUNT:
+    if len(policy.body) > MAX_PARCEL_BYTES or policy.version > MAX_VERSION:
         raise ProtocolError(
-            f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes and one of {MAX_COUNT:,}, got "
+            f"a policy must be at most {MAX_PARCEL_BYTES:,} bytes and number {MAX_VERSION:,}, got "
             f"{len(policy.body):,} bytes and {policy.version:,}"
         )
 
@@ -135,6 +134,6 @@ def is_whole(policy: Policy) -> bool:
     return xxh3_64_intdigest(policy.body) == policy.digest
 
 
-def policy_message(count: int, body: bytes) -> Policy:
-    """A policy to publish, the newest of `count`; those before it never left."""
-    return Policy(count, xxh3_64_intdigest(body), body)
+def policy_message(version: int, body: bytes) -> Policy:
+    """A policy to publish."""
+    return Policy(version, xxh3_64_intdigest(body), body)

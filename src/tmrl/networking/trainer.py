@@ -11,7 +11,7 @@ from tmrl.buffer import Buffer
 from tmrl.retired import warn_retired
 from tmrl.training.checkpoint import Checkpoint
 from tmrl.training.offline import TrainingOffline
-from tmrl.training.source import Line, SampleSource, line_of
+from tmrl.training.source import Line, SampleSource, attach, line_of
 
 if TYPE_CHECKING:
     from tmrl.networking.credentials import ClientCredential
@@ -63,9 +63,7 @@ def iterate_epochs(
             checkpoint.dump(run)
     elif updater_fn is not None:
         run = updater_fn(run, run_cls)
-    line = line_of(interface)
-    if line is not None:
-        line.attach(run.memory)
+    attach(interface, run.memory)
     if isinstance(checkpoint, _Folder):
         interface = _CheckingSource(interface, checkpoint.folder, run)
     while run.epoch < run.epochs:

@@ -34,7 +34,6 @@ from tmrl.networking.messages import (
     VERSION,
     Ack,
     Hello,
-    Message,
     Nack,
     Put,
     Skip,
@@ -44,12 +43,13 @@ from tmrl.networking.messages import (
 )
 from tmrl.networking.parcel import decode
 from tmrl.networking.policy_bytes import save_policy
-from tmrl.networking.policy_store import policy_message
+from tmrl.networking.policy_store import MAX_VERSION, policy_message
 from tmrl.networking.reconnect import hear, keep_connected
 from tmrl.networking.spool import Record, enter, from_record
 from tmrl.networking.tasks import either, end
 from tmrl.networking.transport import Connection, Dialer
 from tmrl.networking.wishes import wishes_of
+from tmrl.training.source import newest_policy
 from tmrl.transition import new_life
 from tmrl.waiting import Wait
 
@@ -113,6 +113,7 @@ class TrainerLine:
         self._wishes: Any = None
         self._policy: bytes | None = None
         self._unsent = 0
+        self._version = 0
         self._failure: Exception | None = None
         self._wait: Wait | None = None
         self._is_closed = False
@@ -134,8 +135,13 @@ class TrainerLine:
     # The thread that trains.
 
     def attach(self, memory: Any) -> None:
-        """Tells the workers, from now on, in what form this memory wants its samples."""
+        """Tells the workers, from now on, in what form this memory wants its samples.
+
+        Policies are numbered on from those that acted in what the memory holds.
+        """
         self._wishes = wishes_of(memory)
+        with self._lock:
+            self._version = max(self._version, newest_policy(memory))
         self.start()
         background.poke(self._changed)
 
@@ -358,26 +364,29 @@ class TrainerLine:
     async def _publish_all(self, connection: Connection) -> None:
         # The newest in any case: this may be another server than the one that had it.
         self._has_policy.set()
-        acks: asyncio.Queue[Message] = asyncio.Queue()
+        acks: asyncio.Queue[Ack] = asyncio.Queue()
         await either(self._publish(connection, acks), _hear_all(connection, acks))
 
-    async def _publish(self, connection: Connection, acks: "asyncio.Queue[Message]") -> None:
+    async def _publish(self, connection: Connection, acks: "asyncio.Queue[Ack]") -> None:
         while True:
             await self._has_policy.wait()
             self._has_policy.clear()
             with self._lock:
-                body, count = self._policy, self._unsent
+                body, count, known = self._policy, self._unsent, self._version
             if body is None:
                 continue
-            await connection.send(to_frame(policy_message(count, body)))
-            await acks.get()
+            await connection.send(to_frame(policy_message(known + count, body)))
+            ack = await acks.get()
             with self._lock:
                 self._unsent -= count
+                self._version = max(self._version, ack.received)
 
 
-async def _hear_all(connection: Connection, heard: "asyncio.Queue[Message]") -> None:
+async def _hear_all(connection: Connection, heard: "asyncio.Queue[Ack]") -> None:
     while True:
         answer = await hear(connection)
         if not isinstance(answer, Ack):
             raise ProtocolError(f"a Policy must be answered with an Ack, got {type(answer).__name__}")
+        if answer.received >= MAX_VERSION:
+            raise ProtocolError(f"a policy must have a number below {MAX_VERSION:,}, got {answer.received:,}")
         heard.put_nowait(answer)

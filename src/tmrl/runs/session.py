@@ -27,7 +27,7 @@ from tmrl.runs.keeper import Keeper
 from tmrl.runs.recipe import agent_name, make_agent, make_memory
 from tmrl.runs.settings import TrainSettings
 from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent
-from tmrl.training.source import line_of
+from tmrl.training.source import attach, line_of
 from tmrl.worker import RolloutWorker
 
 TEST_SEED_OFFSET = 1_000_000
@@ -149,6 +149,7 @@ class Session:
             line = line_of(source)
             if line is not None and self._notes is not None and "line" in self._notes:
                 line.restore(self._notes["line"])
+            attach(source, self.training.memory)
             source.broadcast_model(self.training.agent.get_actor())
             journal = Journal(source, folder.path, display, self.settings.updates, self._notes)
             returns = self._train(folder, journal)

@@ -35,7 +35,7 @@ class Line(SampleSource, Protocol):
     """Most samples to retrieve at once, or one parcel if that has more; what is beyond stays where it is."""
 
     def attach(self, memory: Any) -> None:
-        """Lets the workers know in what form the memory wants its samples."""
+        """Lets the workers know in what form the memory wants its samples; goes on counting its policies."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -53,9 +53,25 @@ class Line(SampleSource, Protocol):
 
 def line_of(source: Any) -> Line | None:
     """The line beneath a source, and beneath those that stand before it and keep it as `source`; or None."""
-    while source is not None and not hasattr(source, "commit"):
+    return _first_with("commit", source)
+
+
+def attach(source: Any, memory: Any) -> None:
+    """Lets a source, or what is beneath it, know which memory its samples go to, if it wants to know."""
+    known = _first_with("attach", source)
+    if known is not None:
+        known.attach(memory)
+
+
+def _first_with(method: str, source: Any) -> Any:
+    while source is not None and not hasattr(source, method):
         source = getattr(source, "source", None)
     return source
+
+
+def newest_policy(memory: Any) -> int:
+    """The newest policy that acted in what a memory holds; 0 where that is not known."""
+    return getattr(memory, "newest_policy", 0)
 
 
 class InProcessLine:
@@ -89,6 +105,12 @@ class InProcessLine:
             count, self._heard = self._sent - self._heard, self._sent
             policy, self._policy = self._policy, None
             return Received(count, policy, self._sent)
+
+    def attach(self, memory: Any) -> None:
+        """Numbers policies on from those that acted in what a memory holds."""
+        with self._changed:
+            ahead = max(0, newest_policy(memory) - self._sent)
+            self._sent, self._heard = self._sent + ahead, self._heard + ahead
 
     def retrieve_buffer(self) -> Buffer:
         """Everything sent since the last call."""
@@ -144,6 +166,10 @@ class WorkerSource:
         self._step_clock = Interval(test_interval_steps)
         self._episode_clock = Interval(test_interval_episodes)
         self._test_episodes = test_episodes
+
+    def attach(self, memory: Any) -> None:
+        """See `InProcessLine.attach`."""
+        self._line.attach(memory)
 
     def retrieve_buffer(self) -> Buffer:
         """Lets the worker collect, tests where they are due, and returns what it sent."""
