@@ -251,14 +251,26 @@ def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
         assert torch.equal(mine.layer.weight, actor.layer.weight)
 
 
-def test_policies_are_numbered_on_by_the_memory_and_over_a_server_that_begins_anew():
+def memory_of_policy(version: int) -> ReplayMemory:
     memory = ReplayMemory(memory_size=1000, seed=0)
     buffer = numbered("a", 0, 14)
-    buffer.memory = [Sample(sample, sample.stamp._replace(policy_version=44)) for sample in buffer.memory]
+    buffer.memory = [
+        Sample(sample, sample.stamp._replace(policy_version=version)) for sample in buffer.memory
+    ]
     memory.append(buffer)
+    return memory
+
+
+def test_a_number_that_no_trainer_gave_does_not_count(server, trainer):
+    trainer.attach(memory_of_policy((1 << 62) - 1))
+    trainer.broadcast_model(Policy())
+    until(lambda: server.report()["policy_version"] == 1)
+
+
+def test_policies_are_numbered_on_by_the_memory_and_over_a_server_that_begins_anew():
     dialer = Loopback()
     with TrainerLine(dialer) as trainer:
-        trainer.attach(memory)
+        trainer.attach(memory_of_policy(44))
         for number in (45, 46):
             with Server(port=None) as server, worker_line(server, "b") as b:
                 background.run(dialer.start(server._hub.serve))

@@ -140,8 +140,10 @@ class TrainerLine:
         Policies are numbered on from those that acted in what the memory holds.
         """
         self._wishes = wishes_of(memory)
-        with self._lock:
-            self._version = max(self._version, newest_policy(memory))
+        newest = newest_policy(memory)
+        if newest < MAX_VERSION // 2:  # as long as no worker has stamped what it liked
+            with self._lock:
+                self._version = max(self._version, newest)
         self.start()
         background.poke(self._changed)
 
