@@ -24,12 +24,6 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(offline, "CALL_AFTER_S", 0.05)
 
 
-@pytest.fixture
-def server():
-    with Server(port=None) as server:
-        yield server
-
-
 class InStep:
     """A worker that collects in a thread, in step with its trainer, until the end of the block."""
 

@@ -1,6 +1,5 @@
 """The line from workers to the trainer, over the transport within a process."""
 
-import math
 import random
 import time
 from functools import partial
@@ -11,10 +10,10 @@ import torch
 
 from dummies import CountingAgent, CountingEnv, Policy
 from makers import parcel_of
+from networking.ends import retrieve, worker_line
 from networking.numbered import numbered, ram_outbox, steps_of, until
-from tmrl.actor import ActorModule
 from tmrl.buffer import Buffer
-from tmrl.errors import PolicyError, RefusedError, StalledError, StorageError
+from tmrl.errors import RefusedError, StalledError, StorageError
 from tmrl.memory import ReplayMemory
 from tmrl.networking import background, hub, trainer_line
 from tmrl.networking.messages import Welcome, to_frame
@@ -26,33 +25,6 @@ from tmrl.networking.transport import Loopback, Peer
 from tmrl.networking.worker_line import WorkerLine
 from tmrl.training import TorchTrainingOffline
 from tmrl.transition import Sample, Stamp
-
-
-@pytest.fixture
-def server():
-    with Server(port=None) as server:
-        yield server
-
-
-@pytest.fixture
-def trainer(server):
-    with TrainerLine(server.loopback) as trainer:
-        yield trainer
-
-
-def worker_line(server, name, **options):
-    return WorkerLine(server.loopback, ram_outbox(name), batch_s=0.01, close_s=0.1, **options)
-
-
-def retrieve(trainer, n_samples, timeout_s=20.0):
-    """What comes until there are so many samples."""
-    buffer = Buffer()
-    deadline = time.monotonic() + timeout_s
-    while len(buffer) < n_samples:
-        assert time.monotonic() < deadline, f"{len(buffer)} of {n_samples} samples came in time"
-        buffer += trainer.retrieve_buffer()
-        time.sleep(0.002)
-    return buffer
 
 
 def test_samples_of_several_workers_arrive_in_their_order(server, trainer):
@@ -84,26 +56,9 @@ def test_a_memory_gets_rows_once_the_trainer_is_attached(server, trainer):
     assert torch.equal(batch.prev_obs + 1, batch.new_obs)
 
 
-def test_a_policy_of_another_size_is_refused_in_one_line(server, trainer):
-    class Wide(Policy):
-        def __init__(self, observation_space=None, action_space=None, device="cpu"):
-            super().__init__(observation_space, action_space, device)
-            self.layer = torch.nn.Linear(3, 3)
-
-    with worker_line(server, "a") as a:
-        trainer.broadcast_model(Wide())
-        match = (
-            r"the policy that came is none of this worker's Policy: .*size mismatch.*; give the worker and"
-        )
-        with pytest.raises(PolicyError, match=match) as caught:
-            a.receive(10.0, Policy())
-    assert len(str(caught.value).splitlines()) == 1
-
-
 def test_an_outbox_is_put_on_the_disk_also_while_there_is_no_server(tmp_path, monkeypatch):
     from tmrl.networking import worker_line as module
     from tmrl.networking.connecting import outbox_of
-    from tmrl.networking.transport import Loopback
 
     monkeypatch.setattr(module, "SYNC_INTERVAL_S", 0.01)
     outbox = outbox_of("a", tmp_path)
@@ -134,30 +89,6 @@ def test_episodes_and_their_statistics_arrive(server, trainer):
         arrived = retrieve(trainer, 3)
     assert arrived.episodes == buffer.episodes
     assert (arrived.stat_train_return, arrived.stat_train_steps) == (12.5, 3)
-
-
-@pytest.mark.parametrize("is_attached", [False, True])
-def test_the_policy_that_acted_is_stamped_and_the_memory_tells_its_lag(server, trainer, is_attached):
-    memory = ReplayMemory(memory_size=1000, batch_size=64, seed=0)
-    if is_attached:
-        trainer.attach(memory)
-    with worker_line(server, "a") as a:
-        until(lambda: (a._encoder.wishes is not None) == is_attached)
-        buffer = numbered("a", 0, 14)
-        for i, sample in enumerate(buffer.memory):
-            buffer.memory[i] = Sample(sample, sample.stamp._replace(policy_version=3 if i < 7 else 5))
-        a.send(buffer)
-        arrived = trainer.retrieve_buffer()
-        while not len(arrived):
-            arrived = trainer.retrieve_buffer()
-        assert (arrived.row_parts() is not None) == is_attached
-        memory.append(arrived)
-    assert math.isnan(memory.stats().policy_lag_p50)
-    memory.take(range(6))  # the first episode: policy 3 acted
-    assert (memory.stats().policy_version, memory.stats().policy_lag_p50) == (5, 2.0)
-    memory.take(range(6, 12))
-    assert memory.stats().policy_lag_p95 == 0.0
-    assert [sample.stamp.policy_version for sample in arrived.memory] == [3] * 7 + [5] * 7
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -222,80 +153,6 @@ def test_a_server_in_ram_that_is_replaced_loses_nothing():
         background.run(line._dialer.start(second._hub.serve))
         assert steps_of(retrieve(trainer, 10)) == {"a": list(range(10))}
         line.close()
-
-
-def test_a_newer_policy_reaches_every_worker_and_only_the_newest(server, trainer):
-    actor = Policy()
-    with worker_line(server, "a") as a, worker_line(server, "b") as b:
-        for scale in (1.0, 2.0, 3.0):
-            torch.nn.init.constant_(actor.layer.weight, scale)
-            trainer.broadcast_model(actor)
-            until(lambda: server.report()["policy_version"] >= 1)
-        for line in (a, b):
-            mine = Policy()
-            count = version = 0
-            while not torch.equal(mine.layer.weight, actor.layer.weight):
-                received = line.receive(5.0, mine)
-                count, version = count + received.n_policies, received.version
-            assert count <= version <= 3
-        assert a.receive(0.0, Policy()).n_policies == 0
-
-
-def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
-    actor = Policy()
-    trainer.broadcast_model(actor)
-    until(lambda: server.report()["policy_version"] == 1)
-    with worker_line(server, "late") as late:
-        mine = Policy()
-        assert late.receive(5.0, mine)[::2] == (1, 1)
-        assert torch.equal(mine.layer.weight, actor.layer.weight)
-
-
-def memory_of_policy(version: int) -> ReplayMemory:
-    memory = ReplayMemory(memory_size=1000, seed=0)
-    buffer = numbered("a", 0, 14)
-    buffer.memory = [
-        Sample(sample, sample.stamp._replace(policy_version=version)) for sample in buffer.memory
-    ]
-    memory.append(buffer)
-    return memory
-
-
-def test_a_number_that_no_trainer_gave_does_not_count(server, trainer):
-    trainer.attach(memory_of_policy((1 << 62) - 1))
-    trainer.broadcast_model(Policy())
-    until(lambda: server.report()["policy_version"] == 1)
-
-
-def test_policies_are_numbered_on_by_the_memory_and_over_a_server_that_begins_anew():
-    dialer = Loopback()
-    with TrainerLine(dialer) as trainer:
-        trainer.attach(memory_of_policy(44))
-        for number in (45, 46):
-            with Server(port=None) as server, worker_line(server, "b") as b:
-                background.run(dialer.start(server._hub.serve))
-                if number == 45:
-                    trainer.broadcast_model(Policy())
-                assert b.receive(5.0, Policy()).version == number
-                trainer.broadcast_model(Policy())
-                until(lambda: server.report()["policy_version"] == number + 1)  # noqa: B023
-                background.run(dialer.stop())
-
-
-def test_a_policy_that_is_dropped_changes_nothing(server, trainer):
-    trainer.broadcast_model(Policy())
-    with worker_line(server, "a") as a:
-        received = a.receive(5.0, None)
-        assert (received.n_policies, received.actor) == (1, None)
-
-
-def test_no_line_carries_a_pickled_policy(trainer):
-    class Plain(ActorModule):
-        def act(self, obs, test=False):
-            return obs
-
-    with pytest.raises(PolicyError, match="Plain would be pickled, and no line carries pickles"):
-        trainer.broadcast_model(Plain(None, None))
 
 
 def test_waiting_for_a_policy_sends_what_waits(server, trainer):
@@ -467,12 +324,6 @@ def test_a_buffer_that_makes_too_large_a_parcel_is_refused_at_once(server, train
             a.send(numbered("a", 0, 100))
         a.send(numbered("a", 0, 2))
         assert len(retrieve(trainer, 2)) == 2
-
-
-def test_a_policy_that_is_too_large_is_refused_at_once(trainer, monkeypatch):
-    monkeypatch.setattr("tmrl.networking.trainer_line.MAX_PARCEL_BYTES", 10)
-    with pytest.raises(PolicyError, match="a policy must be at most 10 bytes, got"):
-        trainer.broadcast_model(Policy())
 
 
 def test_a_disk_that_fails_is_told_and_nothing_is_promised(tmp_path, caplog, monkeypatch):

@@ -22,12 +22,6 @@ from tmrl.networking.worker_line import WorkerLine
 from tmrl.transition import Sample, Stamp
 
 
-@pytest.fixture
-def server():
-    with Server(port=None) as server:
-        yield server
-
-
 def line_of(server, name, outbox=None, **options):
     options = {"batch_s": 0.0, "close_s": 0.1} | options
     return WorkerLine(server.loopback, outbox or ram_outbox(name), **options)

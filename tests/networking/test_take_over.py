@@ -5,28 +5,17 @@ import asyncio
 import pytest
 
 from dummies import Policy
-from networking.numbered import numbered, ram_outbox, steps_of, until
+from networking.ends import worker_line
+from networking.numbered import numbered, steps_of, until
 from networking.scene import answers, hello, in_loop
 from tmrl.errors import LineLostError, RefusedError
 from tmrl.networking.listening import LIVES_KEPT
 from tmrl.networking.messages import Refuse, Subscribe, Welcome, from_frame, to_frame
 from tmrl.networking.policy_store import policy_message
-from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
-from tmrl.networking.worker_line import WorkerLine
 
 OLD, NEW = 1, 2
 DRIVEN = "another worker named 'a' has taken over from .*; give each worker a name of its own"
-
-
-@pytest.fixture
-def server():
-    with Server(port=None) as server:
-        yield server
-
-
-def worker_line(server, name="a", **options):
-    return WorkerLine(server.loopback, ram_outbox(name), batch_s=0.01, close_s=0.0, **options)
 
 
 async def opened(server, life, name="a"):
