@@ -21,7 +21,7 @@ from tmrl.networking.worker_line import WorkerLine
 RATE = 20
 """Samples of a worker in a second, which travel in one parcel."""
 CONNECT_S = 120.0
-FLUSH_S = 60.0
+FLUSH_S = 300.0
 
 
 class TimedOutbox(Outbox):
