@@ -53,6 +53,27 @@ def test_bfloat16_comes_back_as_tensors_and_empty_nests_as_nests() -> None:
         assert (b[1]["none"], b[0]) == ((), ())
 
 
+def test_merging_many_costs_in_proportion_to_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [received(stamped(plain_episode(2), first_step=3 * i, episode=i)) for i in range(200)]
+    n_asked = 0
+    length = RowPart.__len__
+
+    def counted(part: RowPart) -> int:
+        nonlocal n_asked
+        n_asked += 1
+        return length(part)
+
+    monkeypatch.setattr(RowPart, "__len__", counted)
+    merged = ChunkBuffer(maxlen=300)
+    for part in parts:
+        merged += part
+        assert len(merged) <= 300
+    assert n_asked < 10 * len(parts)
+    monkeypatch.undo()
+    assert len(merged) == sum(map(len, merged.parts)) == 300
+    assert len(merged.memory) == 300
+
+
 def test_once_read_the_list_is_the_truth() -> None:
     buffer = received(plain_episode(4))
     assert len(buffer.memory) == len(buffer) == 5

@@ -126,6 +126,7 @@ class ChunkBuffer(Buffer):
     def __init__(self, parts: Sequence[RowPart | list[Any]] = (), maxlen: int = 500_000) -> None:
         super().__init__(maxlen)
         self._parts: list[RowPart | list[Any]] = [part for part in parts if len(part)]
+        self._n_in_parts = sum(map(len, self._parts))
         self._samples: list[Any] | None = None
         self.is_merged = False
         self.parcels: list[ChunkBuffer] = []
@@ -173,12 +174,13 @@ class ChunkBuffer(Buffer):
         self.parcels = []
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts)) if self._samples is None else len(self._samples)
+        return self._n_in_parts if self._samples is None else len(self._samples)
 
     def _drop_oldest(self, n_samples: int) -> None:
         if self._samples is not None:
             super()._drop_oldest(n_samples)
             return
+        self._n_in_parts -= n_samples
         while n_samples:
             part = self._parts[0]
             if len(part) <= n_samples:
@@ -201,6 +203,7 @@ class ChunkBuffer(Buffer):
         for part in other.parts if is_chunked else [other.memory]:
             if len(part):
                 self._parts.append(list(part) if isinstance(part, list) else part)
+                self._n_in_parts += len(part)
 
 
 def _nests(nest: Nest, rows: Rows) -> list[Any]:
