@@ -17,14 +17,14 @@ over a plain socket, without TLS and without a server between. CPU seconds are f
 
 NOTES = """\
 What paid, measured in turns with the version before it: messages of up to 1 MB where so much waits, no
-thread for the sync of a log in memory, and a spool in memory that feeds the trainer at once instead of every
-50 ms. Together: 6.4 CPU seconds for each GB of small rows became 4.6, and 1.9 M samples/s became 2.7 M. Rows
-of 7 KB gained nothing beyond the noise. What did not pay, and is not there: larger HTTP/2 frames, look-ahead,
-write buffers and read chunks of gRPC, and keeping freed memory in the process, all within the noise. What was
-found last, by a profile of the trainer: it summed the lengths of all parcels anew for each one that it took in.
-Now the length is kept, and on a slower machine 1.5 M samples/s became 2.3 M (6.7 and 4.5 CPU seconds a GB). A stream
-of gRPC alone, with TLS and without anything of ours, takes 1.15 CPU seconds for each GB and hop: 0.4 to
-send, 0.75 to receive.
+thread for the sync of a log in memory, and a spool in memory that feeds the trainer at once instead of
+every 50 ms. Together: 6.4 CPU seconds for each GB of small rows became 4.6, and 1.9 M samples/s became
+2.7 M. Rows of 7 KB gained nothing beyond the noise. What did not pay, and is not there: larger HTTP/2
+frames, look-ahead, write buffers and read chunks of gRPC, and keeping freed memory in the process, all
+within the noise. What was found last, by a profile of the trainer: it summed the lengths of all parcels
+anew for each one that it took in. Now the length is kept, and on a slower machine 1.5 M samples/s became
+2.3 M (6.7 and 4.5 CPU seconds a GB). A stream of gRPC alone, with TLS and without anything of ours, takes
+1.15 CPU seconds for each GB and hop: 0.4 to send, 0.75 to receive.
 """
 
 

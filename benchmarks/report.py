@@ -40,13 +40,13 @@ What is missed, or reached by a hair, and why:
 - *Prioritized in a large memory.* Ten million leaves are 80 MB, and a draw and an update go down three levels
   to leaves that no cache holds. The tree alone takes 1.4 times as long there (`memory/sum_tree.py`).
 - *Uniform in a large memory.* Two look-ups in memory that no cache holds: the anchor's pair, and its rows.
-- *On a slower machine.* A whole run on 2026-11-28 found one where a small call of Python, NumPy or torch took two
-  to three times as long (`index_select` of 32 rows 24 us instead of 7), and copies half as long again. There the
-  calls weigh more: W1 at 256 took 0.50 times the fastest peer's time and 2.6 times the limit's, W4 at 256 as long
-  as the fastest peer, a prioritized draw 1.1 times Tianshou's, n-step returns 1.6 times cpprb's; appending came to
-  0.79 M and 0.60 M samples/s, and 20 k and 32 k one at a time. The line reached all its goals: 2.06 M and 102 k
-  samples/s, 0.10 s for a policy, 0.66 ms for `send`. One sample tuple at a time takes 0.73 times as long since then
-  as in the table below, measured in turns.
+- *On a slower machine.* A whole run on 2026-11-28 found one where a small call of Python, NumPy or torch
+  took two to three times as long (`index_select` of 32 rows 24 us instead of 7), and copies half as long
+  again. There the calls weigh more: W1 at 256 took 0.50 times the fastest peer's time and 2.6 times the
+  limit's, W4 at 256 as long as the fastest peer, a prioritized draw 1.1 times Tianshou's, n-step returns
+  1.6 times cpprb's; appending came to 0.79 M and 0.60 M samples/s, and 20 k and 32 k one at a time. The
+  line reached all its goals: 2.06 M and 102 k samples/s, 0.10 s for a policy, 0.66 ms for `send`. One
+  sample tuple at a time takes 0.73 times as long since then as in the table below, measured in turns.
 """
 
 WINDOWS = """\
