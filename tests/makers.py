@@ -45,6 +45,11 @@ def stamped(
     ]
 
 
+def of_policy(version: int, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples as they are stamped while this policy acts."""
+    return [Sample(sample, sample.stamp._replace(policy_version=version)) for sample in samples]
+
+
 def with_crc(samples: list[Sample]) -> list[Sample]:
     """The samples of one episode with the checksums that a worker in CRC mode takes."""
     checked: list[Sample] = []

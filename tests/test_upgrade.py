@@ -20,6 +20,7 @@ from tmrl.memory import ReplayMemory
 from tmrl.networking import Buffer
 from tmrl.training import Checkpoint, TorchTrainingOffline, TrainingAgent
 from tmrl.transition import Sample, Stamp
+from twins import contents
 
 WRITTEN = Path(__file__).parent / "version_1"
 SPACES = (spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)))
@@ -77,10 +78,6 @@ def write(folder: Path) -> None:
     filled().save(folder / "saved")
     export(folder / "saved", folder / "dataset")
     Checkpoint(folder / "checkpoint").save(training(), notes={"curve": [1.0, 2.0]})
-
-
-def contents(memory: ReplayMemory) -> list[Any]:
-    return [memory.get_transition(i) for i in range(len(memory))]
 
 
 def assert_same(expected: ReplayMemory, found: ReplayMemory) -> None:

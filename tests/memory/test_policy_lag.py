@@ -5,19 +5,15 @@ from typing import Any
 
 import pytest
 
-from makers import buffer_of, plain_episode, stamped
+from makers import buffer_of, of_policy, plain_episode, stamped
 from tmrl.datasets import files
 from tmrl.memory import Mixture, ReplayMemory
-from tmrl.transition import Sample
 
 
 def acted(memory: ReplayMemory, episode: int, version: int, **kwargs: Any) -> None:
     """Appends an episode of five steps in which a policy of this version acted."""
     samples = stamped(plain_episode(5), first_step=6 * episode, episode=episode)
-    memory.append(
-        buffer_of([Sample(sample, sample.stamp._replace(policy_version=version)) for sample in samples]),
-        **kwargs,
-    )
+    memory.append(buffer_of(of_policy(version, samples)), **kwargs)
 
 
 def lags(memory: ReplayMemory) -> list[float]:

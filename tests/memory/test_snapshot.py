@@ -18,6 +18,7 @@ from tmrl.datasets import files
 from tmrl.errors import DatasetError, SchemaError
 from tmrl.memory import ReplayMemory, snapshot
 from tmrl.transition import Sample, Stamp
+from twins import assert_goes_on_alike, contents
 
 CAPACITY = 40
 
@@ -38,21 +39,6 @@ def append(memory: ReplayMemory, start: int, stop: int) -> None:
         memory.append(buffer_of([Sample(values, Stamp(f"w{worker}", 1, step, episode, episode_step))]))
 
 
-def contents(memory: ReplayMemory) -> Any:
-    return [memory.get_transition(i) for i in range(len(memory))]
-
-
-def assert_same(first: ReplayMemory, second: ReplayMemory) -> None:
-    """Same transitions, same counts, and the same batches from now on."""
-    assert is_identical(contents(first), contents(second))
-    for stats in zip(first.stats().workers.items(), second.stats().workers.items(), strict=True):
-        assert stats[0] == stats[1]
-    for _ in range(20 if len(first) else 0):
-        ours, theirs = first.sample(), second.sample()
-        assert ours.ids.tolist() == theirs.ids.tolist()
-        assert is_identical(tuple(ours), tuple(theirs), as_array=lambda tensor: tensor.numpy())
-
-
 @pytest.mark.parametrize("n", [0, 4, 5, 20, CAPACITY, CAPACITY + 1, CAPACITY + 2, 2 * CAPACITY + 3, 200])
 def test_load_and_go_on_is_the_same_as_not_having_stopped(n: int, tmp_path: Path) -> None:
     """B47, B48, B49: empty, partial, full, wrapped; mid-episode, streams interleaved; twice in a row."""
@@ -62,11 +48,11 @@ def test_load_and_go_on_is_the_same_as_not_having_stopped(n: int, tmp_path: Path
     for _ in range(2):
         memory.save(tmp_path)
         loaded = ReplayMemory.load(tmp_path)
-        assert_same(memory, loaded)
+        assert_goes_on_alike(memory, loaded)
         append(memory, n, n + 25)
         append(loaded, n, n + 25)
         n += 25
-        assert_same(memory, loaded)
+        assert_goes_on_alike(memory, loaded)
         memory = loaded
 
 
@@ -84,7 +70,7 @@ def test_resets_that_wait_for_a_first_action_are_saved(tmp_path: Path) -> None:
         each.append(buffer_of(bob[1:]), source="demo")
     assert len(loaded) == 6
     assert loaded.stats().sources["demo"].appended == 4
-    assert_same(twin, loaded)
+    assert_goes_on_alike(twin, loaded)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -186,7 +172,7 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     new = sum(np.load(tmp_path / name, mmap_mode="r").shape[0] for name in after.keys() - before.keys())
     assert new <= 2 * (25 + snapshot.segment_rows(641))
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
-    assert_same(memory, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path))
 
 
 def test_a_memory_can_be_saved_within_a_larger_document(tmp_path: Path) -> None:
@@ -198,7 +184,7 @@ def test_a_memory_can_be_saved_within_a_larger_document(tmp_path: Path) -> None:
     memory.save(tmp_path, within={"kind": "checkpoint", "updates": 2})
     assert len(first & {file.name for file in tmp_path.glob("*.npy")}) >= 20
     assert files.read_manifest(tmp_path)[0]["updates"] == 2
-    assert_same(memory, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path))
 
 
 def test_what_is_evicted_is_removed_from_the_folder(tmp_path: Path) -> None:
@@ -218,7 +204,7 @@ def test_segments_of_somebody_else_are_not_used_again(tmp_path: Path) -> None:
     first.save(tmp_path)
     second.append(buffer_of(plain_episode(150, first=5000)))
     second.save(tmp_path)
-    assert_same(second, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(second, ReplayMemory.load(tmp_path))
 
 
 @pytest.mark.parametrize("failing_call", range(12))
@@ -245,7 +231,7 @@ def test_a_save_that_fails_leaves_the_snapshot_that_was_there(
     assert is_identical(expected, contents(ReplayMemory.load(tmp_path)))
     monkeypatch.undo()
     memory.save(tmp_path)
-    assert_same(memory, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path))
     named = {segment["name"] for segment in files.read_manifest(tmp_path)[0]["segments"]}
     assert {file.name.split(".")[0] for file in tmp_path.glob("*.npy")} == named
 
@@ -353,7 +339,7 @@ def test_snapshot_can_be_moved(tmp_path: Path) -> None:
     memory = memory_of(50)
     memory.save(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
-    assert_same(memory, ReplayMemory.load(tmp_path / "there"))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path / "there"))
 
 
 def test_manifest_is_json_and_rows_are_plain_npy(tmp_path: Path) -> None:
@@ -371,7 +357,7 @@ def test_two_threads_may_save_at_once(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert_same(memory, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path))
 
 
 def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +376,7 @@ def test_a_save_that_is_outrun_makes_appends_wait(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(memory._state, "copy_rows", evict_first)
     memory.save(tmp_path)
     assert outrun == 3
-    assert_same(memory, ReplayMemory.load(tmp_path))
+    assert_goes_on_alike(memory, ReplayMemory.load(tmp_path))
 
 
 def test_saving_while_another_thread_appends_saves_one_instant(tmp_path: Path) -> None:

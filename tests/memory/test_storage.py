@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tmrl.datasets.stored_ring import LINK
 from tmrl.errors import BadSampleError, DatasetError, SchemaError, StorageError, TmrlError
 from tmrl.memory import ReplayMemory, storage
 from tmrl.transition import Sample, Stamp
+from twins import assert_goes_on_alike, assert_reopens_as_it_was, contents
 
 CAPACITY = 40
 
@@ -41,19 +43,6 @@ def append(memory: ReplayMemory, start: int, stop: int) -> None:
         memory.append(buffer_of([Sample(values, Stamp(f"w{worker}", 1, step, episode, episode_step))]))
 
 
-def contents(memory: ReplayMemory) -> list[Any]:
-    return [memory.get_transition(i) for i in range(len(memory))]
-
-
-def assert_goes_on_alike(first: ReplayMemory, second: ReplayMemory) -> None:
-    assert is_identical(contents(first), contents(second))
-    assert first.stats().workers == second.stats().workers
-    for _ in range(20 if len(first) else 0):
-        ours, theirs = first.sample(), second.sample()
-        assert ours.ids.tolist() == theirs.ids.tolist()
-        assert is_identical(tuple(ours), tuple(theirs), as_array=lambda tensor: tensor.numpy())
-
-
 def assert_nothing_made_up(memory: ReplayMemory) -> None:
     """Whatever is drawn is what `append` above makes."""
     for prev_obs, act, rew, obs, terminated, truncated, _ in contents(memory):
@@ -66,17 +55,7 @@ def assert_nothing_made_up(memory: ReplayMemory) -> None:
 def test_reopened_memory_goes_on_as_one_in_ram_that_never_stopped(n: int, tmp_path: Path) -> None:
     """Rows, streams, statistics and random numbers; B48 for memories that live in a folder."""
     twin = ReplayMemory(memory_size=CAPACITY, batch_size=8, seed=0)
-    append(twin, 0, n)
-    with open_memory(tmp_path) as memory:
-        append(memory, 0, n)
-        assert_goes_on_alike(twin, memory)
-    for _ in range(2):
-        with open_memory(tmp_path, seed=99) as memory:
-            assert_goes_on_alike(twin, memory)
-            append(memory, n, n + 25)
-            append(twin, n, n + 25)
-            n += 25
-            assert_goes_on_alike(twin, memory)
+    assert_reopens_as_it_was(partial(open_memory, tmp_path), twin, append, n)
 
 
 def test_resets_that_wait_for_a_first_action_live_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tmrl.inspection.verdict import verify
 from tmrl.memory import Mixture, Prioritized, ReplayMemory, storage
 from tmrl.schema_json import schema_from_json
 from tmrl.transition import Sample, Stamp
+from twins import assert_goes_on_alike, assert_reopens_as_it_was, contents
 
 SIZE, KEPT = 50, 20
 
@@ -49,24 +51,17 @@ def append(memory: ReplayMemory, start: int, stop: int) -> None:
         memory.append(buffer_of([sample(i)]))
 
 
-def contents(memory: ReplayMemory) -> list[Any]:
-    return [memory.get_transition(i) for i in range(len(memory))]
-
-
 def rewards(memory: ReplayMemory) -> list[int]:
     return [int(transition[2]) for transition in contents(memory)]
 
 
-def assert_goes_on_alike(first: ReplayMemory, second: ReplayMemory) -> None:
-    assert is_identical(contents(first), contents(second))
-    assert first.stats().workers == second.stats().workers
-    assert first.stats().sources == second.stats().sources
-    for _ in range(10 if len(first) else 0):
-        ours, theirs = first.sample(), second.sample()
-        assert ours.ids.tolist() == theirs.ids.tolist()
-        assert is_identical(tuple(ours), tuple(theirs), as_array=lambda tensor: tensor.numpy())
-        for memory, batch in ((first, ours), (second, theirs)):
-            memory.update_priorities(batch.ids[4:], batch.rew[4:])
+def filled_folder(folder: Path) -> tuple[list[Any], StoredRing, int]:
+    """What a memory of 300 samples held, now closed, the ring of its demonstrations, and their newest row."""
+    with memory_of(folder) as memory:
+        append(memory, 0, 300)
+        held = contents(memory)
+    ring = ring_of(folder)
+    return held, ring, int(ring.links["id"].max())
 
 
 def ring_of(folder: Path, source: str = "demo") -> StoredRing:
@@ -79,18 +74,7 @@ def ring_of(folder: Path, source: str = "demo") -> StoredRing:
 
 @pytest.mark.parametrize("n", [0, 1, 6, 30, 120, 400])
 def test_each_ring_goes_on_as_in_a_memory_in_ram_that_never_stopped(n: int, tmp_path: Path) -> None:
-    twin = memory_of()
-    append(twin, 0, n)
-    with memory_of(tmp_path) as memory:
-        append(memory, 0, n)
-        assert_goes_on_alike(twin, memory)
-    for _ in range(2):
-        with memory_of(tmp_path, seed=99) as memory:
-            assert_goes_on_alike(twin, memory)
-            append(memory, n, n + 25)
-            append(twin, n, n + 25)
-            n += 25
-            assert_goes_on_alike(twin, memory)
+    assert_reopens_as_it_was(partial(memory_of, tmp_path), memory_of(), append, n)
     assert len(list(tmp_path.glob("*.rows.npy"))) == 1
 
 
@@ -292,11 +276,8 @@ class TestDamage:
     def test_it_is_told_and_left_out_and_other_rings_are_as_they_were(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with memory_of(tmp_path) as memory:
-            append(memory, 0, 300)
-            good = rewards(memory)
-        ring = ring_of(tmp_path)
-        newest = int(ring.links["id"].max())
+        held, ring, newest = filled_folder(tmp_path)
+        good = [int(transition[2]) for transition in held]
         ring.rows["obs"][(newest - 5) % (KEPT + 1)] += 1
         (told,) = open_dataset(tmp_path).damage()
         assert f"is damaged: row {newest - 5} of source demo is bad" in told
@@ -312,11 +293,7 @@ class TestDamage:
     def test_newest_rows_of_a_ring_that_are_missing_are_taken_in_when_sent_again(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with memory_of(tmp_path) as memory:
-            append(memory, 0, 300)
-            good = contents(memory)
-        ring = ring_of(tmp_path)
-        newest = int(ring.links["id"].max())
+        good, ring, newest = filled_folder(tmp_path)
         ring.links[np.arange(newest - 1, newest + 1) % (KEPT + 1)] = np.zeros(1, LINK)
         told = list(open_dataset(tmp_path).damage())
         assert told[-1].endswith("is incomplete: the newest 2 rows of source demo are missing")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dummies import Policy
+from makers import buffer_of, of_policy
 from networking.ends import worker_line
 from networking.numbered import numbered, until
 from tmrl.actor import ActorModule
@@ -15,7 +16,6 @@ from tmrl.networking import background
 from tmrl.networking.server import Server
 from tmrl.networking.trainer_line import TrainerLine
 from tmrl.networking.transport import Loopback
-from tmrl.transition import Sample
 
 
 def test_a_policy_of_another_size_is_refused_in_one_line(server, trainer):
@@ -42,8 +42,7 @@ def test_the_policy_that_acted_is_stamped_and_the_memory_tells_its_lag(server, t
     with worker_line(server, "a") as a:
         until(lambda: (a._encoder.wishes is not None) == is_attached)
         buffer = numbered("a", 0, 14)
-        for i, sample in enumerate(buffer.memory):
-            buffer.memory[i] = Sample(sample, sample.stamp._replace(policy_version=3 if i < 7 else 5))
+        buffer.memory = of_policy(3, buffer.memory[:7]) + of_policy(5, buffer.memory[7:])
         a.send(buffer)
         arrived = trainer.retrieve_buffer()
         while not len(arrived):
@@ -87,11 +86,7 @@ def test_a_worker_that_comes_later_gets_the_policy(server, trainer):
 
 def memory_of_policy(version: int) -> ReplayMemory:
     memory = ReplayMemory(memory_size=1000, seed=0)
-    buffer = numbered("a", 0, 14)
-    buffer.memory = [
-        Sample(sample, sample.stamp._replace(policy_version=version)) for sample in buffer.memory
-    ]
-    memory.append(buffer)
+    memory.append(buffer_of(of_policy(version, numbered("a", 0, 14).memory)))
     return memory
 
 

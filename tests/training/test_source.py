@@ -8,12 +8,11 @@ from gymnasium.vector import AutoresetMode
 
 from dummies import CountingActor, CountingEnv
 from lanes import Linear, PlannedEnv, assert_same_as_single, vector_worker
-from makers import buffer_of, plain_episode, stamped
+from makers import buffer_of, of_policy, plain_episode, stamped
 from tmrl.memory import ReplayMemory
 from tmrl.networking import RolloutWorker
 from tmrl.training import InProcessLine, WorkerSource
 from tmrl.training.source import attach
-from tmrl.transition import Sample
 
 
 def make_source(length: int = 3, **options: Any) -> WorkerSource:
@@ -43,7 +42,7 @@ def test_the_worker_gets_a_copy_of_the_policy() -> None:
 def test_policies_are_numbered_on_by_what_the_memory_holds() -> None:
     memory = ReplayMemory(memory_size=100, seed=0)
     samples = stamped(plain_episode(3))
-    memory.append(buffer_of([Sample(sample, sample.stamp._replace(policy_version=7)) for sample in samples]))
+    memory.append(buffer_of(of_policy(7, samples)))
     source = make_source()
     for version in (8, 9):
         attach(types.SimpleNamespace(source=source), memory)
